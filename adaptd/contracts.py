@@ -1,0 +1,275 @@
+"""The nouns of adaptd and what each part promises. Read this first, `engine.py` second.
+
+A *row* is one sample. What happens to it is a sequence of *operations in arrival order*: PREDICT when
+its features arrive, LEARN when its label arrives, both at once for a row that comes labelled. Rows that
+are worked on together form a *block*: plain arrays, one entry an operation.
+
+However the input is cut into blocks, every bit of every output and of every state is the same. All
+protocols below rest on that promise, and `tests/` holds every component to it.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+# What state is made of: None, bool, int, float, str, bytes, NumPy arrays, and lists and string-keyed
+# mappings of these. Never a pickled object (`learners/river.py` says how it meets this).
+State = dict[str, Any]
+
+Task = Literal["classification", "regression"]
+
+# Operation bits: what happens to a row at one place of a block.
+PREDICT = 1
+LEARN = 2
+
+# Kinds of a feature column.
+NUMBER = 0  # float64; missing is NaN; a boolean is 0.0 or 1.0
+CATEGORY = 1  # code by first appearance, as float64; missing is NaN
+
+# Levels of a drift detector.
+STABLE = 0
+WARNING = 1
+DRIFT = 2
+
+
+class Layout(msgspec.Struct, frozen=True):
+    """The shape of rows and predictions, fixed within a block.
+
+    It only ever grows: features and classes are appended, capacities are raised.
+    """
+
+    task: Task
+    kinds: tuple[int, ...] = ()
+    """NUMBER or CATEGORY, one a feature."""
+    capacities: tuple[int, ...] = ()
+    """One a feature: 0 for a number; for a category an upper bound (a power of two, at least 4) that
+    every code of the column stays below."""
+    n_classes: int = 0
+    """Classes that have been learned; 0 for regression."""
+
+    @property
+    def n_features(self) -> int:
+        return len(self.kinds)
+
+    @property
+    def width(self) -> int:
+        """Columns of a prediction: one probability a class, or the one predicted number."""
+        return self.n_classes if self.task == "classification" else 1
+
+
+class Vitals(msgspec.Struct):
+    """What a learner tells of itself, for metrics and the journal. NaN: has no such thing."""
+
+    learning_rate: float = float("nan")
+    """The rate in force, `rate_scale` included."""
+    step_norm: float = float("nan")
+    """Fading mean of the Euclidean length of a gradient step."""
+    gradient_norm: float = float("nan")
+    """Fading mean of the Euclidean length of a loss gradient."""
+    state_bytes: int = 0
+    details: dict[str, float] = {}
+    """More numbers of its own by a plain name (`leaves`, `drifts`, ...); bounded in number."""
+
+
+class Learner(Protocol):
+    """Predicts and learns row by row. Built by its module's `build(config, layout, seed)`.
+
+    A learner module holds `Config` (a frozen msgspec Struct, unknown keys forbidden, each field with a
+    default), `TASKS` (a tuple of the tasks it serves) and `build(config: Config, layout: Layout, seed:
+    int) -> Learner`.
+    """
+
+    rate_scale: float
+    """The controller's factor on the learner's own learning rate; 1.0 when built. A gradient learner
+    with 0.0 changes nothing it predicts with. Learners without a rate keep it and ignore it."""
+
+    def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        """Walk the operations in order: predict where PREDICT is set, then learn where LEARN is.
+
+        x: [n, n_features], C-contiguous. y: [n], the class code or the target; NaN without LEARN.
+        op: [n], bits. weight: [n], at least 0. out: [n, width], written where PREDICT is set and left
+        alone elsewhere: probabilities that are at least 0 and sum to 1, or the predicted number. A
+        learner that has nothing to say on a row (nothing learned yet, lost in overflow) writes NaN
+        into the whole row: it is asleep there.
+
+        Predicting changes nothing. Nothing of the arguments is kept or changed but `out`.
+        """
+
+    def grow(self, layout: Layout) -> None:
+        """Go on under a grown layout. What was learned stays; new features count as never seen."""
+
+    def state(self) -> State:
+        """All that it is, its layout and configuration excepted; arrays are copies or never change."""
+
+    def load_state(self, state: State) -> None:
+        """Become what `state` was taken from. The learner was built with the same config, seed, layout."""
+
+    def vitals(self) -> Vitals:
+        """Cheap: asked for every few hundred rows."""
+
+
+class Detector(Protocol):
+    """Watches one signal for an upward change. Built by its module's `build(config)`."""
+
+    def step(self, values: Floats, levels: Bytes) -> None:
+        """Take `values` [n] in order; write STABLE, WARNING or DRIFT into `levels` [n] for each.
+
+        Signals lie in [0, 1] for classification (0 or 1: the blend was wrong); for regression they are
+        absolute errors scaled by their running size, so mostly below 4. After DRIFT it behaves as new.
+        """
+
+    def change_rows(self) -> int:
+        """Values since the estimated change point of the last WARNING or DRIFT; 0 when unknown."""
+
+    def state(self) -> State: ...
+
+    def load_state(self, state: State) -> None: ...
+
+
+class Controller(Protocol):
+    """Learns from the losses whom to trust. Built by `build(config, layout, n_learners)`."""
+
+    def step(self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        """Walk the operations in order: blend where PREDICT is set, then learn where LEARN is.
+
+        predictions: [n_learners, n, width], for each operation what each learner predicted when the
+        row's features came; a row of NaN: that learner is asleep there. out: [n, width], written where
+        PREDICT is set. When all are asleep the row of `out` is NaN.
+        """
+
+    def review(self, awake: npt.NDArray[np.bool_]) -> None:
+        """A control point: slow decisions (who is champion) are taken here and nowhere else.
+
+        awake: [n_learners]; False for a learner that was set aside.
+        """
+
+    def weights(self) -> Floats:
+        """[n_learners], at least 0, summing to 1; 0 for one that was set aside: its share in the blend."""
+
+    def champion(self) -> int:
+        """The learner trusted most. Changes at control points only."""
+
+    def speaker(self) -> int:
+        """The learner whose prediction is the output, or -1 when it is a blend."""
+
+    def grow(self, layout: Layout) -> None: ...
+
+    def reset_learner(self, index: int) -> None:
+        """The learner at `index` was built anew: forget what was learned about it."""
+
+    def state(self) -> State: ...
+
+    def load_state(self, state: State) -> None: ...
+
+
+class Reject(msgspec.Struct):
+    """A record that could not be used, for the dead letters."""
+
+    reason: str
+    """An enum-like word: `not_json`, `not_an_object`, `bad_encoding`, `too_long`, ..."""
+    detail: str
+    """What is wrong, for a person."""
+    position: int
+    """The record's number in the input, from 1 (rejects count)."""
+    raw: bytes
+    """The record as it came, cut to a bounded length."""
+
+
+# A decoded column: float64 with NaN for missing, or Python values (float, int, bool, str, None).
+Column = Floats | list[Any]
+
+
+class Rows(msgspec.Struct):
+    """Decoded records in arrival order, column by column. `n` entries everywhere."""
+
+    n: int
+    columns: dict[str, Column]
+    """Features by name. A name appears when any of the records has it."""
+    ids: list[bytes | None]
+    """The id as raw JSON text (`17`, `"a-1"`); it is echoed as it came."""
+    labels: list[bytes | None]
+    """The label as raw JSON text (`"up"`, `3.5`, `true`); None when there is none."""
+    has_features: npt.NDArray[np.bool_]
+    """False for a record that brings only a label for an earlier row."""
+    times: Floats
+    """Event time in seconds since 1970; NaN when the record has none."""
+    weights: Floats
+    echo: list[bytes] | None = None
+    """Fields to repeat in the output, as the inside of a JSON object (`"a":1,"b":2`), or None."""
+    positions: Ints | None = None
+    """The record's number in the input, from 1."""
+    rejects: list[Reject] = []
+
+
+class Fields(msgspec.Struct, frozen=True):
+    """Which names of a record mean what. Everything else in a flat record is a feature."""
+
+    target: str = "y"
+    id: str = "id"
+    time: str = "ts"
+    weight: str = ""
+    features: str = "x"
+    ignore: tuple[str, ...] = ()
+    echo: tuple[str, ...] = ()
+
+
+class Decoder(Protocol):
+    """Bytes of whole lines to rows. Built by `build(config, fields: Fields)`."""
+
+    def decode(self, lines: bytes, kinds: Mapping[str, int]) -> Rows:
+        """Decode `lines`, whole lines, the last one too. `kinds`: columns known so far, by name.
+
+        `kinds` is there for speed only: the same records give the same columns of the same values
+        whatever it says, up to the form of a column (array or list). Never raises for what is in the
+        bytes: a bad record becomes a Reject.
+        """
+
+    def state(self) -> State:
+        """What was learned from earlier lines (a CSV header), and the number of records seen."""
+
+    def load_state(self, state: State) -> None: ...
+
+
+class Source(Protocol):
+    """Where rows come from."""
+
+    def poll(self, kinds: Mapping[str, int]) -> Rows | None:
+        """The next rows; a `Rows` with n = 0 when nothing came in time; None at the end of input.
+
+        Returns within about a tenth of a second when there is nothing.
+        """
+
+    def position(self) -> State:
+        """Where `seek` resumes: just after the last row that `poll` returned."""
+
+    def seek(self, position: State) -> None:
+        """The next `poll` returns the very next row. Raises `InputError` when this is another input."""
+
+    def lag_bytes(self) -> int:
+        """Bytes known to wait; -1 when unknown."""
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Where output lines go."""
+
+    def write(self, lines: bytes) -> None: ...
+
+    def flush(self) -> None:
+        """All that was written is in the hands of whoever reads it. What failed to go out is kept."""
+
+    def position(self) -> State:
+        """What `seek` cuts back to, valid after `flush`."""
+
+    def seek(self, position: State) -> None:
+        """Forget what was written after `position`, where the medium can."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,58 @@
+"""How kernels are compiled: nogil, cached, with explicit signatures, bits before speed.
+
+Numba's cache does not notice that a *called* kernel in another file has changed; it would go on giving
+the old result. So the cache directory's name ends in a hash of all of adaptd's sources and of Numba's
+and NumPy's versions.
+
+`fastmath` stays off: it reorders sums, and then the same rows cut otherwise give other bits.
+"""
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+
+def source_hash() -> str:
+    """Sixteen hex digits over every source file of the package and the compiler's versions."""
+    digest = hashlib.sha256()
+    root = pathlib.Path(__file__).resolve().parent.parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode())
+        digest.update(path.read_bytes())
+    for package in ("numba", "numpy", "llvmlite"):
+        digest.update(metadata.version(package).encode())
+    return digest.hexdigest()[:16]
+
+
+def cache_directory() -> pathlib.Path:
+    """Where compiled kernels are kept: under systemd its CACHE_DIRECTORY, else the user's cache."""
+    base = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    if not base:
+        cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        base = os.path.join(cache_home, "adaptd")
+    return pathlib.Path(base) / f"kernels-{source_hash()}"
+
+
+os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_directory()))
+
+import numba  # noqa: E402  (reads NUMBA_CACHE_DIR when it is imported)
+
+
+def kernel(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Compile when the module is imported, for exactly `signature`; callable from Python.
+
+    `signature` is Numba's text form, for example `"void(f8[:,::1], f8[::1], u1[::1])"`.
+    """
+    compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
+        signature, nogil=True, cache=True, error_model="numpy"
+    )
+    return compiled
+
+
+def subkernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile as a part of the kernels that call it; never called from Python by adaptd itself."""
+    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    return compiled
