@@ -121,8 +121,8 @@ class Detector(Protocol):
     def step(self, values: Floats, levels: Bytes) -> None:
         """Take `values` [n] in order; write STABLE, WARNING or DRIFT into `levels` [n] for each.
 
-        Signals lie in [0, 1] for classification (0 or 1: the blend was wrong); for regression they are
-        absolute errors scaled by their running size, so mostly below 4. After DRIFT it behaves as new.
+        Signals lie in [0, 1]. Classification: 1 where the blend was wrong. Regression: the absolute error
+        over four times its long-run mean, cut at 1. After DRIFT it behaves as new.
         """
 
     def change_rows(self) -> int:
@@ -246,6 +246,9 @@ class Source(Protocol):
         Returns within about a tenth of a second when there is nothing.
         """
 
+    def stop(self) -> None:
+        """Read no more from outside: `poll` returns what was read and cannot be read again, then None."""
+
     def position(self) -> State:
         """Where `seek` resumes: just after the last row that `poll` returned."""
 
@@ -263,8 +266,11 @@ class Sink(Protocol):
 
     def write(self, lines: bytes) -> None: ...
 
+    def push(self) -> None:
+        """What was written can be seen by whoever reads it, soon; nothing is promised about a crash."""
+
     def flush(self) -> None:
-        """All that was written is in the hands of whoever reads it. What failed to go out is kept."""
+        """All that was written has arrived for good. What failed to go out is kept."""
 
     def position(self) -> State:
         """What `seek` cuts back to, valid after `flush`."""

@@ -33,3 +33,20 @@ def enlarged(array: np.ndarray, shape: tuple[int, ...], fill: float = 0.0) -> np
 def total_bytes(*arrays: np.ndarray) -> int:
     """Bytes that the arrays hold."""
     return sum(array.nbytes for array in arrays)
+
+
+def same_state(first: Any, second: Any) -> bool:
+    """True when two states are equal to the last bit (NaN equals NaN)."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        return first.keys() == second.keys() and all(same_state(first[k], second[k]) for k in first)
+    if isinstance(first, list | tuple) and isinstance(second, list | tuple):
+        return len(first) == len(second) and all(map(same_state, first, second))
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return (
+            first.dtype == second.dtype
+            and first.shape == second.shape
+            and first.tobytes() == second.tobytes()
+        )
+    if isinstance(first, float) and isinstance(second, float):
+        return np.float64(first).tobytes() == np.float64(second).tobytes()
+    return type(first) is type(second) and bool(first == second)

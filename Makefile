@@ -1,0 +1,40 @@
+# Everything by one command each, the same by hand and in CI. Nothing but python3 (3.11 or newer) is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test check format bench lock clean
+
+run: $(READY)  ## set everything up and play two streams: a real one, and a generated one with drift
+	@sh deploy/demo.sh $(BIN)/adaptd
+
+test: $(READY)  ## set everything up and run all tests
+	$(BIN)/python -m adaptd.kernels.warm
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests
+
+check: $(READY)  ## format, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## benchmarks; each says what it measures
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/throughput.py
+
+lock:  ## resolve the dependencies anew; needs uv
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements.lock
+
+clean:
+	rm -rf $(VENV) run build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)

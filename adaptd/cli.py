@@ -1,0 +1,222 @@
+"""The command line: run, replay, check, learners, demo."""
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+import adaptd
+from adaptd.errors import AdaptdError, ConfigError, UsageError
+
+EXAMPLES = """examples:
+  cat events.jsonl | adaptd run                     predict and learn a stream, no configuration needed
+  zcat data.csv.gz | adaptd run --format csv        the same from CSV with a header; the target is column y
+  adaptd run --config config.toml                   the service
+  adaptd replay history.csv.gz --target price       back-test: scores of every learner and of their blend
+  adaptd replay data.npy --holdout 0.2              the last column is the target; the last fifth is held out
+  adaptd check --config config.toml                 every fault of a configuration at once
+  adaptd learners linear                            the options of one kind and their defaults
+  adaptd demo drift --rows 20000 | adaptd run       a generated stream whose rule changes
+
+exit codes: 0 done; 1 a fault; 2 wrong use of the command line; 78 wrong configuration"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+        return code
+    except ConfigError as error:
+        for fault in error.faults:
+            print(f"adaptd: {fault}", file=sys.stderr)
+        return error.exit_code
+    except AdaptdError as error:
+        if error.exit_code:
+            print(f"adaptd: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="adaptd",
+        description="An online adaptive learning daemon: a stream in, predictions out, learning as it goes.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"adaptd {adaptd.__version__}")
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        sub.set_defaults(command=command)
+        return sub
+
+    def add_config(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--config", metavar="FILE", help="a TOML file; without it the defaults hold")
+        sub.add_argument(
+            "--set", metavar="KEY=VALUE", action="append", default=[],
+            help="put section.key=value on top of the configuration; may be repeated",
+        )  # fmt: skip
+        sub.add_argument("--target", metavar="NAME", help="the field that is predicted (default y)")
+
+    run = add("run", run_command, "predict and learn a stream; predictions go to the sink, logs to stderr")
+    add_config(run)
+    run.add_argument("--format", choices=("json", "csv"), help="what stdin brings (default json)")
+    run.add_argument("--restore", metavar="N", type=int, help="go on from checkpoint N, not from the newest")
+
+    replay = add("replay", replay_command, "back-test a file: every row is predicted before it is learned")
+    replay.add_argument("file", help=".csv, .jsonl (both also .gz), .npy, .parquet or .arff")
+    add_config(replay)
+    replay.add_argument("--max-rows", metavar="N", type=positive, help="stop after N rows")
+    replay.add_argument(
+        "--learner", metavar="NAME", action="append", default=[],
+        help="use only this learner: a name from the configuration, or a kind; may be repeated",
+    )  # fmt: skip
+    replay.add_argument(
+        "--holdout", metavar="SHARE", type=share, default=0.0,
+        help="predict the last share of the rows without learning them, and score that",
+    )  # fmt: skip
+    replay.add_argument(
+        "--passes", metavar="N", type=positive, default=1, help="learn the rows N times over first"
+    )
+    replay.add_argument("--shuffle", action="store_true", help="put the rows into a random order first")
+    replay.add_argument("--output", metavar="FILE", help="write the predictions to FILE")
+    replay.add_argument("--format", choices=("table", "json"), default="table", help="how to report")
+
+    check = add("check", check_command, "look for every fault of a configuration at once")
+    add_config(check)
+
+    demo = add("demo", demo_command, "write a stream to try things with, as JSON lines")
+    demo.add_argument("stream", nargs="?", help="its name; without one, the streams are listed")
+    demo.add_argument("--rows", metavar="N", type=positive, help="stop after N rows")
+
+    learners = add("learners", learners_command, "list kinds of learners, their options and defaults")
+    learners.add_argument("kind", nargs="?", help="one kind, with all of its documentation")
+    learners.add_argument(
+        "--family", choices=("learners", "controllers", "detectors", "sources", "sinks"), default="learners",
+        help="list another family of components",
+    )  # fmt: skip
+    return top
+
+
+def positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; got {text}")
+    return value
+
+
+def share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 1; got {text}")
+    return value
+
+
+def loaded(options: argparse.Namespace, more: list[str] | None = None) -> Any:
+    """The configuration that the options name."""
+    from adaptd import config
+
+    assignments = [*(more or []), *options.set]
+    if options.target is not None:
+        assignments.append(f"fields.target={json.dumps(options.target)}")
+    return config.load(options.config, assignments)
+
+
+def run_command(options: argparse.Namespace) -> int:
+    from adaptd.daemon import Daemon
+
+    more = [f'source.format="{options.format}"'] if options.format else []
+    Daemon(loaded(options, more), options.config).run(options.restore)
+    return 0
+
+
+def replay_command(options: argparse.Namespace) -> int:
+    from adaptd import replay, report
+
+    if not os.path.exists(options.file):
+        raise UsageError(f"{options.file} must be a file; there is none. Check the path.")
+    config = only(loaded(options), options.learner)
+    asked = replay.Options(
+        options.file, options.max_rows, options.holdout, options.passes, options.shuffle, options.output
+    )
+    with report.progress(options.file) as advance:
+        result = replay.replay(config, asked, advance)
+    if options.format == "json":
+        print(json.dumps(result, allow_nan=False))
+    else:
+        report.table(result)
+    return 0
+
+
+def only(config: Any, names: list[str]) -> Any:
+    """`config` with no learners but `names`, which are names of its pool or kinds."""
+    import msgspec
+
+    from adaptd import pool, registry
+
+    if not names:
+        return config
+    known = config.pool.learners or pool.DEFAULT_LEARNERS
+    kinds = registry.kinds("learners")
+    for name in names:
+        if name not in known and name not in kinds:
+            rule = registry.must_be_one_of(name, sorted({*known, *kinds}))
+            raise UsageError(f"--learner {rule}")
+    learners = {name: known.get(name, {"kind": name}) for name in names}
+    replaced = msgspec.structs.replace(config.pool, learners=learners)
+    return msgspec.structs.replace(config, pool=replaced)
+
+
+def check_command(options: argparse.Namespace) -> int:
+    from adaptd import config, pool
+    from adaptd.contracts import Layout
+
+    checked = loaded(options)
+    task = "regression" if checked.schema.task == "regression" else "classification"
+    learners = pool.Pool(checked, Layout(task))  # type: ignore[arg-type]
+    learners.close()
+    module, source_options = config.built("sources", checked.source)
+    if checked.source["kind"] != "stdin":
+        module.build(source_options, checked.fields).close()
+    print(f"{options.config or 'the defaults'}: good; learners {', '.join(learners.names)}")
+    return 0
+
+
+def demo_command(options: argparse.Namespace) -> int:
+    import itertools
+
+    from adaptd import demo, registry
+
+    if options.stream is None:
+        for name, text in demo.STREAMS.items():
+            print(f"{name:10} {text}")
+        return 0
+    if options.stream not in demo.STREAMS:
+        raise UsageError(f"STREAM {registry.must_be_one_of(options.stream, list(demo.STREAMS))}")
+    with contextlib.suppress(BrokenPipeError):
+        for record in itertools.islice(demo.records(options.stream), options.rows):
+            print(json.dumps(record, separators=(",", ":")))
+        sys.stdout.flush()
+        return 0
+    # The reader, say `head`, has seen enough; Python would complain when it flushes at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def learners_command(options: argparse.Namespace) -> int:
+    from adaptd import registry, report
+
+    if options.kind is None:
+        report.kinds(options.family)
+        return 0
+    if options.kind not in registry.kinds(options.family):
+        raise UsageError(f"KIND {registry.must_be_one_of(options.kind, registry.kinds(options.family))}")
+    report.kind(importlib.import_module(f"adaptd.{options.family}.{options.kind}"), options.kind)
+    return 0

@@ -1,0 +1,364 @@
+"""TOML to typed configuration; every fault at once, each with place, rule, value and what to do.
+
+A section of a component (`[source]`, `[sink]`, `[controller]`, `[drift]`, `[pool.learners.NAME]`) holds
+`kind` and the options of that component's own `Config`, which lives in the component's file. Everything
+else is declared here.
+"""
+
+import ast
+import copy
+import inspect
+import os
+import pathlib
+import textwrap
+import tomllib
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from adaptd import registry
+from adaptd.contracts import Fields
+from adaptd.errors import ConfigError, UsageError
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A section of the configuration: unknown keys are faults."""
+
+
+class SchemaConfig(Section, frozen=True):
+    """[schema]: types of columns and of the task, where they should not be found by themselves."""
+
+    task: Literal["auto", "classification", "regression"] = "auto"
+    """What is predicted; `auto` decides from the first labels."""
+    types: dict[str, Literal["number", "category", "boolean", "ignore"]] = {}
+    """Types of columns by name; the others are found from their first value."""
+    categories_max: Annotated[int, msgspec.Meta(ge=4, le=65536)] = 1024
+    """Categories of one column that get a code of their own; the rest are hashed."""
+    features_max: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+    """Features; columns that appear beyond are left out and counted."""
+    classes_max: Annotated[int, msgspec.Meta(ge=2, le=10000)] = 1000
+    """Classes of the target; a label beyond is rejected."""
+
+
+class PoolConfig(Section, frozen=True):
+    """[pool]: the learners."""
+
+    learners: dict[str, dict[str, Any]] = {}
+    """A table a learner: `kind`, `frozen` and its kind's options. Any entry replaces the default pool."""
+    lagged_labels: bool = True
+    """Whether the default pool holds learners that look at the last labels."""
+    threads: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    """Threads for the learners of a block; 0: one a processor."""
+    learner_bytes_max: Positive = 256_000_000
+    """A learner whose state outgrows this is set aside."""
+
+
+class LabelsConfig(Section, frozen=True):
+    """[labels]: rows that wait for their label."""
+
+    rows_max: Positive = 100_000
+    """Rows that may wait; the oldest expires."""
+    bytes_max: Positive = 268_435_456
+    """Bytes that waiting rows and their predictions may take."""
+    age_seconds_max: Annotated[float, msgspec.Meta(gt=0)] = 604_800.0
+    """Event-time age at which a waiting row expires; rows without a time do not age."""
+    early_rows_max: Annotated[int, msgspec.Meta(ge=0)] = 10_000
+    """Labels that may wait for their row; the oldest goes to the dead letters."""
+
+
+class CheckpointConfig(Section, frozen=True):
+    """[checkpoint]: state on disk."""
+
+    directory: str = ""
+    """Where checkpoints are kept; empty: none are saved."""
+    interval_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    """Time between two checkpoints."""
+    keep: Positive = 3
+    """Checkpoints that are kept."""
+
+
+class JournalConfig(Section, frozen=True):
+    """[journal]: every decision and why, in SQLite."""
+
+    path: str = ""
+    """The SQLite file; empty: `journal.sqlite` in the checkpoint directory, or in memory without one."""
+    rows_max: Positive = 100_000
+    """Entries kept; the oldest are deleted."""
+    weights_rows: Positive = 5_000
+    """Labelled rows between two entries with all weights, rates and losses."""
+
+
+class DeadLettersConfig(Section, frozen=True):
+    """[dead_letters]: records that could not be used."""
+
+    path: str = ""
+    """A JSONL file; empty: `dead_letters.jsonl` in the checkpoint directory, or counted only without one."""
+    bytes_max: Positive = 100_000_000
+    """Size at which the file is rotated."""
+    files_keep: Positive = 3
+    """Rotated files that are kept."""
+
+
+class HttpConfig(Section, frozen=True):
+    """[http]: metrics and health."""
+
+    enabled: bool = False
+    """Whether to serve."""
+    listen: str = "127.0.0.1:9464"
+    """Address and port; port 0 picks a free one."""
+
+
+class LogConfig(Section, frozen=True):
+    """[log]: events on stderr."""
+
+    level: Literal["info", "warning", "error"] = "info"
+    """The lowest level that is shown."""
+
+
+class ControlConfig(Section, frozen=True):
+    """[control]: what holds for every controller."""
+
+    rows: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 128
+    """Labelled rows between two control points, where slow decisions take effect."""
+    pin: str = ""
+    """A learner whose predictions are the output, whatever the controller says."""
+
+
+class Config(Section, frozen=True):
+    """The whole configuration."""
+
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] = 0
+    """Where all randomness comes from."""
+    source: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "stdin"})
+    """[source]: `kind` and its options."""
+    sink: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "stdout"})
+    """[sink]: `kind`, `format` (json or csv) and its options."""
+    fields: Fields = Fields()
+    """[fields]: which names of a record mean what."""
+    schema: SchemaConfig = SchemaConfig()
+    pool: PoolConfig = PoolConfig()
+    controller: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "stack"})
+    """[controller]: `kind` and its options."""
+    drift: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "adwin"})
+    """[drift]: the detector on the blend's losses, `kind` and its options."""
+    rates: dict[str, Any] = {}
+    """[rates]: learning rates after a drift."""
+    control: ControlConfig = ControlConfig()
+    labels: LabelsConfig = LabelsConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    journal: JournalConfig = JournalConfig()
+    dead_letters: DeadLettersConfig = DeadLettersConfig()
+    http: HttpConfig = HttpConfig()
+    log: LogConfig = LogConfig()
+
+
+# One component a section, beside its family and the keys that the engine itself reads there.
+COMPONENTS: dict[str, tuple[str, dict[str, type]]] = {
+    "source": ("sources", {}),
+    "sink": ("sinks", {"format": Literal["json", "csv"]}),  # type: ignore[dict-item]
+    "controller": ("controllers", {}),
+    "drift": ("detectors", {}),
+}
+
+
+def load(path: str | None, assignments: list[str] | tuple[str, ...] = ()) -> Config:
+    """The configuration in the file at `path` (None: the defaults) with `section.key=value` on top.
+
+    Raises ConfigError with every fault, UsageError for an assignment that is none.
+    """
+    tree: dict[str, Any] = {}
+    name = path or "command line"
+    if path is not None:
+        try:
+            tree = tomllib.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                [f"{path} must be a readable file; {error.strerror}. Name an existing file."]
+            ) from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError([f"{path} must be TOML; {error}. Correct that line."]) from None
+    for assignment in assignments:
+        assign(tree, assignment)
+    return read(tree, name)
+
+
+def assign(tree: dict[str, Any], assignment: str) -> None:
+    """Put `section.key=value` into `tree`; the value as TOML, else as text."""
+    path, equals, text = assignment.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(
+            f"--set must be section.key=value; got {assignment!r}. For example --set control.rows=256."
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise UsageError(
+                f"--set must name a section before the last dot; {key!r} in {assignment!r} is a value."
+            )
+    tree[keys[-1]] = value
+
+
+def read(tree: dict[str, Any], name: str) -> Config:
+    """Check `tree` and make it a Config; `name` stands for the file in the faults."""
+    faults: list[str] = []
+    tree = copy.deepcopy(tree)
+    for field in msgspec.structs.fields(Config):
+        if field.name in COMPONENTS and isinstance(tree.get(field.name), dict):
+            tree[field.name] = default_of(field) | tree[field.name]
+    values = checked(Config, tree, f"{name}: ", faults)
+    config = Config(**values)
+    for section, (family, extra) in COMPONENTS.items():
+        component(family, getattr(config, section), f"{name}: {section}.", faults, extra)
+    for learner, options in config.pool.learners.items():
+        place = f"{name}: pool.learners.{learner}."
+        if not isinstance(options, dict):
+            faults.append(f"{place[:-1]} must be a table; got {options!r}. Write [pool.learners.{learner}].")
+        else:
+            component("learners", options, place, faults, {"frozen": bool})
+    from adaptd import rates
+
+    checked(rates.Config, config.rates, f"{name}: rates.", faults)
+    if config.control.pin and config.pool.learners and config.control.pin not in config.pool.learners:
+        rule = registry.must_be_one_of(config.control.pin, list(config.pool.learners))
+        faults.append(f"{name}: control.pin {rule} Name a learner of [pool.learners].")
+    if faults:
+        raise ConfigError(faults)
+    return config
+
+
+def component(
+    family: str, options: dict[str, Any], place: str, faults: list[str], extra: dict[str, type]
+) -> tuple[Any, Any]:
+    """The module and the Config of one component; (None, None) when there are faults."""
+    if "kind" not in options:
+        faults.append(f"{place}kind must be given. Choose one of {', '.join(registry.kinds(family))}.")
+        return None, None
+    try:
+        module = registry.load(family, str(options["kind"]))
+    except KeyError as error:
+        faults.append(f"{place}kind {error.args[0]} `adaptd learners` lists what there is.")
+        return None, None
+    own = {key: value for key, value in options.items() if key != "kind" and key not in extra}
+    before = len(faults)
+    for key, kind in extra.items():
+        if key in options:
+            converted(kind, options[key], place + key, None, faults)
+    values = checked(module.Config, own, place, faults)
+    return (module, module.Config(**values)) if len(faults) == before else (None, None)
+
+
+def built(family: str, options: dict[str, Any], extra: tuple[str, ...] = ()) -> tuple[Any, Any]:
+    """The module and Config of a component section that `read` has found good."""
+    faults: list[str] = []
+    module, config = component(family, options, "", faults, dict.fromkeys(extra, object))
+    if faults:
+        raise ConfigError(faults)
+    return module, config
+
+
+def checked(struct: type, tree: Any, place: str, faults: list[str]) -> dict[str, Any]:
+    """The values of `tree` that fit the fields of `struct`, by name; a fault for each that does not."""
+    if not isinstance(tree, dict):
+        faults.append(
+            f"{place.rstrip('. :')} must be a table; got {shown(tree)}. Write its keys below a [section]."
+        )
+        return {}
+    types = get_type_hints(struct, include_extras=True)
+    fields = {field.name: field for field in msgspec.structs.fields(struct)}
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if key not in fields:
+            faults.append(
+                f"{place}{key} {registry.must_be_one_of(key, sorted(fields))} Remove or correct the key."
+            )
+            continue
+        kind = types[key]
+        if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            nested = checked(kind, value, f"{place}{key}.", faults)
+            values[key] = kind(**nested)
+        elif (
+            result := converted(kind, value, place + key, fields[key].default, faults)
+        ) is not msgspec.UNSET:
+            values[key] = result
+    return values
+
+
+def converted(kind: Any, value: Any, place: str, default: Any, faults: list[str]) -> Any:
+    """`value` as `kind`, or UNSET and a fault. A NaN is out of every range."""
+    try:
+        if isinstance(value, float) and value != value:
+            raise msgspec.ValidationError("Expected a number")
+        return msgspec.convert(value, kind, strict=not isinstance(value, int) or kind is bool)
+    except msgspec.ValidationError as error:
+        advice = (
+            f"Correct it, or leave the key out for {default!r}." if default is not None else "Correct it."
+        )
+        faults.append(f"{place} must be {rule(kind, str(error))}; got {shown(value)}. {advice}")
+        return msgspec.UNSET
+
+
+def rule(kind: Any, message: str) -> str:
+    """What a value must be, in words."""
+    while get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    expected = message.partition("Expected ")[2] or message
+    return expected.partition(", got")[0].partition(" - at")[0].replace("`", "")
+
+
+def shown(value: Any) -> str:
+    """A value in an error message, cut at 200 characters."""
+    text = repr(value)
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def documentation(struct: type) -> list[tuple[str, str, Any, str]]:
+    """(name, type, default, help) for each field of a Config, from its source."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(struct)))
+    helps: dict[str, str] = {}
+    body = tree.body[0].body  # type: ignore[attr-defined]
+    for node, after in zip(body, [*body[1:], None], strict=True):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            text = ""
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                text = inspect.cleandoc(str(after.value.value)).replace("\n", " ")
+            helps[node.target.id] = text
+    types = get_type_hints(struct, include_extras=True)
+    return [
+        (field.name, type_words(types[field.name]), default_of(field), helps.get(field.name, ""))
+        for field in msgspec.structs.fields(struct)
+    ]
+
+
+def default_of(field: Any) -> Any:
+    """A field's default value."""
+    return field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+
+
+def type_words(kind: Any) -> str:
+    """A field's type in a few words: `number at least 0`, `one of a, b`."""
+    words = ""
+    while get_origin(kind) is Annotated:
+        kind, *metas = get_args(kind)
+        for meta in metas:
+            for attribute, word in (("ge", "at least"), ("gt", "above"), ("le", "at most"), ("lt", "below")):
+                limit = getattr(meta, attribute, None)
+                if limit is not None:
+                    words += f" {word} {limit}"
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    plain = {int: "integer", float: "number", str: "text", bool: "true or false"}.get(kind)
+    return (plain or str(kind).replace("typing.", "")) + words
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0))

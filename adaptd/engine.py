@@ -1,0 +1,473 @@
+"""One row's life, top to bottom: encoded, predicted, blended, scored, learned, answered.
+
+A `Lane` owns the state: schema, pool, controller, detector, scores, label buffer. It is a function of the
+configuration and the ordered input and of nothing else: no clock, no thread timing, no read size changes a
+bit of what it gives. `daemon.py` feeds it from a source and writes its answers to a sink.
+"""
+
+import math
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from adaptd import config as configuration
+from adaptd import events, rates, schema
+from adaptd.contracts import (
+    DRIFT,
+    LEARN,
+    PREDICT,
+    WARNING,
+    Bytes,
+    Controller,
+    Detector,
+    Floats,
+    Layout,
+    Reject,
+    Rows,
+    State,
+)
+from adaptd.errors import CheckpointError
+from adaptd.labels import LabelBuffer
+from adaptd.operations import NONE, HeldLabel, Plan, Planner
+from adaptd.pool import Pool
+from adaptd.scores import Scores
+
+# Within so many labelled rows the task may turn from classification to regression, and not later.
+TASK_ROWS = 200
+# More distinct whole numbers than this are quantities, not classes.
+TASK_INTEGERS_MAX = 50
+
+
+class Answers(msgspec.Struct):
+    """Predictions of consecutive rows under one layout, to be formatted and written."""
+
+    ids: list[bytes | None]
+    first_row: int
+    """Number of the first of them, from 1."""
+    values: Floats
+    """[n, width]: probabilities, or the predicted number; NaN: no prediction."""
+    task: str
+    speaker: int
+    """Index of the learner whose prediction this is, -1 for the blend."""
+    echo: list[bytes] | None
+
+
+class Lane:
+    """One pool with its controller, its label buffer and its schema: the unit that owns state."""
+
+    def __init__(self, config: configuration.Config, log: events.Events) -> None:
+        self.config = config
+        self.log = log
+        told = config.schema
+        self.schema = schema.Schema(schema.Config(told.types, told.categories_max, told.features_max))
+        self.classes = schema.Classes(told.classes_max)
+        self.task_is_fixed = config.schema.task != "auto"
+        self.rows = 0
+        self.learned = 0
+        self.rejected: dict[str, int] = {}
+        self.dead: list[Reject] = []
+        self.delays: list[int] = []
+        self.first_rows: list[FirstRow] = []
+        # Until the first labels tell, the task counts as a classification without classes.
+        self.build(Layout("regression" if config.schema.task == "regression" else "classification"))
+        self.labels = LabelBuffer(config.labels, len(self.pool.slots))
+        self.planner = Planner(self.labels, self.target_of, self.reject)
+        self.labels.grow(0, self.layout.width)
+
+    def build(self, layout: Layout) -> None:
+        """Make everything that depends on the task, as new."""
+        self.layout = layout
+        self.pool = Pool(self.config, layout)
+        n = len(self.pool.slots)
+        module, options = configuration.built("controllers", self.config.controller)
+        self.controller: Controller = module.build(options, layout, n)
+        module, options = configuration.built("detectors", self.config.drift)
+        self.detector: Detector = module.build(options)
+        self.rates = rates.RateControl(rates.Config(**self.config.rates), n)
+        self.scores = Scores(layout, n + 1)
+        self.level = 0
+        self.drifted = False
+        self.champion = NONE
+        self.counts = {"warnings": 0, "drifts": 0, "switches": 0}
+        pin = self.config.control.pin
+        self.pinned = self.pool.names.index(pin) if pin in self.pool.names else NONE
+
+    # A row's way.
+
+    def process(self, rows: Rows) -> list[Answers]:
+        """Predict, score and learn `rows` in order; answers to those with features, in order."""
+        for reject in rows.rejects:
+            self.reject(reject)
+        answers: list[Answers] = []
+        targets = self.targets(rows)
+        for segment in self.schema.encode(rows):
+            if (segment.kinds, segment.capacities) != (self.layout.kinds, self.layout.capacities):
+                self.grow(msgspec.structs.replace(
+                    self.layout, kinds=segment.kinds, capacities=segment.capacities
+                ))  # fmt: skip
+            at, held = segment.start, None
+            while at < segment.stop or held is not None:
+                quota = self.config.control.rows - self.learned % self.config.control.rows
+                plan = self.planner.plan(rows, targets, at, segment.stop, held, self.rows, quota)
+                if len(plan.op):
+                    answers += self.run(plan, rows, segment.x, segment.start)
+                at, held = plan.stop, plan.held
+                self.labels.reclaim(keep=NONE if held is None else held.slot)
+                if held is not None:
+                    held = held if self.accept(held) else None
+                    targets = self.targets(rows)
+        return answers
+
+    def run(self, plan: Plan, rows: Rows, segment_x: Floats, start: int) -> list[Answers]:
+        """One block: the learners walk it, then the controller, the scores and the detector."""
+        source, slot = np.asarray(plan.source), np.asarray(plan.slot)
+        op, y = np.asarray(plan.op, np.uint8), np.asarray(plan.y, np.float64)
+        is_late = source == NONE
+        if is_late.any():
+            x = np.empty((len(op), self.layout.n_features))
+            x[~is_late] = segment_x[source[~is_late] - start]
+            weight = np.empty(len(op))
+            weight[~is_late] = rows.weights[source[~is_late]]
+            origin = self.origins(source, slot)
+            waited, here = is_late & (origin == NONE), is_late & (origin != NONE)
+            x[waited], x[here] = self.labels.x[slot[waited]], x[origin[here]]
+            weight[is_late] = self.labels.weight[slot[is_late]]
+        else:
+            x, weight = segment_x[source[0] - start : source[-1] + 1 - start], rows.weights[source]
+
+        predictions = self.pool.step(x, y, op, weight)
+        if is_late.any():
+            predictions[:, waited] = self.labels.predictions[slot[waited]].swapaxes(0, 1)
+            predictions[:, here] = predictions[:, origin[here]]
+        blend = np.full((len(op), self.layout.width), np.nan)
+        self.controller.step(predictions, y, op, weight, blend)
+        if self.pinned != NONE:
+            pinned = predictions[self.pinned]
+            spoken = ((op & PREDICT) != 0) & ~np.isnan(pinned).any(axis=1)
+            blend[spoken] = pinned[spoken]
+        if is_late.any():
+            blend[waited] = self.labels.blend[slot[waited]]
+            blend[here] = blend[origin[here]]
+
+        asked = source[~is_late]
+        waits = ~is_late & (slot != NONE)
+        if waits.any():
+            self.labels.x[slot[waits]] = x[waits]
+            self.labels.predictions[slot[waits]] = predictions[:, waits].swapaxes(0, 1)
+            self.labels.blend[slot[waits]] = blend[waits]
+        answers = Answers(
+            [rows.ids[i] for i in asked] if len(asked) < rows.n else rows.ids,
+            self.rows + 1,
+            blend[~is_late],
+            self.layout.task,
+            self.pinned if self.pinned != NONE else self.controller.speaker(),
+            None if rows.echo is None else [rows.echo[i] for i in asked],
+        )
+        self.rows += len(asked)
+        self.delays += [self.rows - row for row in self.labels.row[slot[is_late]].tolist()]
+        self.remember_first_rows(x, y, op, weight, blend)
+        self.evaluate(predictions, blend, y, op)
+        return [answers] if len(asked) else []
+
+    def origins(self, source: Any, slot: Any) -> Any:
+        """[n]: for a late label whose row came in this same block, that row's place; else NONE."""
+        origin = np.full(len(source), NONE)
+        place: dict[int, int] = {}
+        for i, (row, where) in enumerate(zip(source.tolist(), slot.tolist(), strict=True)):
+            if row == NONE:
+                origin[i] = place.get(where, NONE)
+            elif where != NONE:
+                place[where] = i
+        return origin
+
+    def evaluate(self, predictions: Floats, blend: Floats, y: Floats, op: Bytes) -> None:
+        """Score the labelled rows, look for drift, and come to the control point when it is due."""
+        learned = np.flatnonzero(op & LEARN)
+        if not len(learned):
+            return
+        signal = np.zeros(len(op))
+        self.scores.step(predictions, blend, y, op, signal)
+        levels = np.zeros(len(learned), np.uint8)
+        self.detector.step(np.ascontiguousarray(signal[learned]), levels)
+        before = np.concatenate([[self.level], levels[:-1]])
+        for offset in np.flatnonzero(levels != before).tolist():
+            self.follow(int(levels[offset]), self.learned + offset + 1)
+        self.level = int(levels[-1])
+        self.learned += len(learned)
+        if self.learned % self.config.control.rows == 0:
+            self.control()
+
+    def follow(self, level: int, row: int) -> None:
+        """The detector has come to `level` at labelled row `row`."""
+        about = {"row": row, "detector": self.config.drift["kind"], "signal": "blend_loss"}
+        if level == WARNING:
+            self.counts["warnings"] += 1
+            self.log.emit(events.WarningRaised(**about))
+        elif level == DRIFT:
+            self.counts["drifts"] += 1
+            self.drifted = True
+            self.log.emit(events.DriftDetected(**about, change_rows=self.detector.change_rows()))
+
+    # The control point: whatever changes learners or roles, at fixed labelled-row numbers.
+
+    def control(self) -> None:
+        """Set failed learners aside, look for a new champion, set the learning rates."""
+        row = self.learned
+        for name, reason, detail in self.pool.review():
+            self.log.emit(events.LearnerSetAside(row=row, learner=name, reason=reason, detail=detail))
+        self.controller.review(self.pool.awake())
+        champion = self.pinned if self.pinned != NONE else self.controller.champion()
+        if champion != self.champion:
+            names = self.pool.names
+            previous = None if self.champion == NONE else names[self.champion]
+            self.counts["switches"] += previous is not None
+            self.log.emit(events.ChampionChanged(row=row, champion=names[champion], previous=previous))
+            self.champion = champion
+        was_boosted = self.rates.is_boosted()
+        self.rates.review(self.drifted, self.config.control.rows)
+        self.pool.scale_rates(self.rates.scales)
+        if self.drifted:
+            factor, half_life = float(self.rates.scales.max()), self.rates.config.half_life_rows
+            self.log.emit(events.RatesBoosted(row=row, factor=factor, half_life_rows=half_life))
+        elif was_boosted and not self.rates.is_boosted():
+            self.log.emit(events.RatesRestored(row=row))
+        self.drifted = False
+        if row % self.weights_rows == 0:
+            self.report_weights()
+
+    @property
+    def weights_rows(self) -> int:
+        """Labelled rows between two reports of weights: a whole number of control points."""
+        control_rows = self.config.control.rows
+        return max(1, self.config.journal.weights_rows // control_rows) * control_rows
+
+    def report_weights(self) -> None:
+        names = self.pool.names
+        loss = "log_loss" if self.layout.task == "classification" else "mae"
+        vitals = [slot.learner.vitals() for slot in self.pool.slots]
+        self.log.emit(
+            events.WeightsReported(
+                row=self.learned,
+                weights=dict(zip(names, self.controller.weights().tolist(), strict=True)),
+                losses={name: self.scores.fading(k)[loss] for k, name in enumerate(names)},
+                learning_rates={
+                    name: vital.learning_rate
+                    for name, vital in zip(names, vitals, strict=True)
+                    if not math.isnan(vital.learning_rate)
+                },
+            )
+        )
+
+    # Growth: new features, new classes, another task.
+
+    def grow(self, layout: Layout) -> None:
+        """Everything goes on under a grown layout, between two blocks."""
+        if layout == self.layout:
+            return
+        old, self.layout = self.layout, layout
+        self.pool.grow(layout)
+        if layout.width != old.width:
+            self.controller.grow(layout)
+            self.scores.grow(layout)
+        self.labels.grow(layout.n_features, layout.width)
+        features, classes = (
+            self.schema.names[old.n_features : layout.n_features],
+            self.classes.spellings[old.n_classes :],
+        )
+        if features or classes:
+            self.log.emit(
+                events.LayoutGrown(
+                    row=self.learned,
+                    features=features[:10],
+                    classes=[spelling.decode() for spelling in classes[:10]],
+                    n_features=layout.n_features,
+                    n_classes=layout.n_classes,
+                )
+            )
+
+    def targets(self, rows: Rows) -> Floats:
+        """[n]: class code or number; NaN without a label or with an unusable one; NEW_CLASS."""
+        try:
+            if self.layout.task == "regression":
+                return np.array(rows.labels, dtype=np.bytes_).astype(np.float64)
+        except ValueError:
+            pass  # a row without a label, or a label that is not plainly a number: one by one
+        return np.array([math.nan if label is None else self.target_of(label) for label in rows.labels])
+
+    def target_of(self, label: bytes) -> float:
+        """As `targets`, for one label."""
+        if self.layout.task == "regression":
+            return schema.label_number(label)
+        return float(self.classes.code(label))
+
+    def accept(self, held: HeldLabel) -> bool:
+        """Change the layout for a label that does not fit; False when the label cannot be accepted."""
+        reason = self.is_quantity(held.label)
+        if reason:
+            self.become_regression(reason)
+            return True
+        if self.classes.add(held.label) < 0:
+            detail = f"a class beyond schema.classes_max = {self.config.schema.classes_max}"
+            self.reject(Reject("too_many_classes", detail, 0, held.label))
+            return False
+        if self.layout.n_classes == 0 and not self.task_is_fixed:
+            self.log.emit(events.TaskDecided(row=0, task="classification", reason="first_label"))
+        self.grow(msgspec.structs.replace(self.layout, n_classes=len(self.classes.spellings)))
+        return True
+
+    def is_quantity(self, label: bytes) -> str:
+        """Why `label` shows that the target is a quantity; empty when it does not."""
+        if self.task_is_fixed or self.learned >= TASK_ROWS or self.layout.task == "regression":
+            return ""
+        number = schema.label_number(label)
+        numbers = [schema.label_number(spelling) for spelling in self.classes.spellings]
+        if math.isnan(number) or any(map(math.isnan, numbers)):
+            return ""
+        if number != math.floor(number):
+            return "non_integer_label"
+        return "distinct_integers" if len(numbers) >= TASK_INTEGERS_MAX else ""
+
+    def remember_first_rows(self, x: Floats, y: Floats, op: Bytes, weight: Floats, blend: Floats) -> None:
+        """Keep what a change of task would have to learn anew, as long as it can still change."""
+        if self.task_is_fixed or self.layout.task == "regression":
+            return
+        if self.learned >= TASK_ROWS:
+            self.first_rows.clear()
+            return
+        values = np.array([schema.label_number(spelling) for spelling in self.classes.spellings])
+        for i in np.flatnonzero(op & LEARN).tolist():
+            printed = math.nan if np.isnan(blend[i]).any() else values[int(blend[i].argmax())]
+            self.first_rows.append(FirstRow(x[i].copy(), values[int(y[i])], weight[i], printed))
+
+    def become_regression(self, reason: str) -> None:
+        """The labels are quantities: build all anew, and learn the rows so far for what they are.
+
+        The blend is scored on them by what was printed then; it was a class, which is a number too.
+        """
+        values = np.array([schema.label_number(spelling) for spelling in self.classes.spellings])
+        waiting = self.labels.blend
+        printed = np.full(len(waiting), np.nan)
+        known = ~np.isnan(waiting).any(axis=1) & (waiting.shape[1] > 0)
+        if known.any():
+            printed[known] = values[waiting[known].argmax(axis=1)]
+        first_rows, self.first_rows, self.task_is_fixed = self.first_rows, [], True
+        self.log.emit(events.TaskDecided(row=self.learned, task="regression", reason=reason))
+        self.pool.close()
+        self.build(Layout("regression", self.layout.kinds, self.layout.capacities))
+        self.labels.become_numbers(printed, len(self.pool.slots))
+        self.learned = 0
+        for first in first_rows:
+            x = np.full((1, self.layout.n_features), np.nan)
+            x[0, : len(first.x)] = first.x
+            y, op, weight = (
+                np.array([first.y]),
+                np.array([PREDICT | LEARN], np.uint8),
+                np.array([first.weight]),
+            )
+            predictions = self.pool.step(x, y, op, weight)
+            blend = np.full((1, 1), np.nan)
+            self.controller.step(predictions, y, op, weight, blend)
+            blend[0, 0] = first.printed
+            self.evaluate(predictions, blend, y, op)
+
+    def close(self) -> None:
+        """Ends the threads of the pool."""
+        self.pool.close()
+
+    # What is not learned.
+
+    def reject(self, reject: Reject) -> None:
+        """A record, or a label, that cannot be used: counted, and kept for the dead letters."""
+        self.rejected[reject.reason] = self.rejected.get(reject.reason, 0) + 1
+        self.dead.append(reject)
+
+    def end_of_input(self) -> None:
+        """No row will come any more: labels that wait for one have waited in vain."""
+        for unknown in self.labels.give_up(0):
+            self.reject(unknown)
+
+    # State.
+
+    def state(self) -> State:
+        return {
+            "layout": {
+                "task": self.layout.task,
+                "kinds": list(self.layout.kinds),
+                "capacities": list(self.layout.capacities),
+                "n_classes": self.layout.n_classes,
+            },
+            "task_is_fixed": self.task_is_fixed,
+            "rows": self.rows,
+            "learned": self.learned,
+            "level": self.level,
+            "drifted": self.drifted,
+            "champion": self.champion,
+            "counts": dict(self.counts),
+            "rejected": dict(self.rejected),
+            "first_rows": [msgspec.structs.asdict(first) for first in self.first_rows],
+            "schema": self.schema.state(),
+            "classes": self.classes.state(),
+            "labels": self.labels.state(),
+            "learners": self.pool.names,
+            "pool": self.pool.state(),
+            "controller": {"of": self.config.controller, "state": self.controller.state()},
+            "detector": {"of": self.config.drift, "state": self.detector.state()},
+            "rates": self.rates.state(),
+            "scores": self.scores.state(),
+        }
+
+    def load_state(self, state: State) -> list[str]:
+        """Go on from `state`; returns what starts fresh because the configuration has changed.
+
+        Raises CheckpointError for a state of another task.
+        """
+        saved = state["layout"]
+        layout = Layout(saved["task"], tuple(saved["kinds"]), tuple(saved["capacities"]), saved["n_classes"])
+        if self.config.schema.task not in ("auto", layout.task):
+            raise CheckpointError(
+                f"schema.task must be {layout.task!r} as in the checkpoint; got {self.config.schema.task!r}. "
+                "Keep the task, or start fresh in another checkpoint.directory."
+            )
+        self.pool.close()
+        self.build(layout)
+        self.schema.load_state(state["schema"])
+        self.classes.load_state(state["classes"])
+        fresh = self.pool.load_state(state["pool"])
+        for name in ("task_is_fixed", "rows", "learned", "level", "drifted"):
+            setattr(self, name, state[name])
+        self.counts, self.rejected = dict(state["counts"]), dict(state["rejected"])
+        self.first_rows = [FirstRow(**first) for first in state["first_rows"]]
+        same_pool = state["learners"] == self.pool.names and not fresh
+        if same_pool:
+            self.labels.load_state(state["labels"])
+            self.scores.load_state(state["scores"])
+            self.rates.load_state(state["rates"])
+            self.champion = state["champion"]
+            self.pool.scale_rates(self.rates.scales)
+        else:
+            places = [
+                state["learners"].index(name) if name in state["learners"] and name not in fresh else NONE
+                for name in self.pool.names
+            ]
+            self.labels.load_state(state["labels"], places)
+            self.scores.load_state(state["scores"], places)
+        if same_pool and state["controller"]["of"] == self.config.controller:
+            self.controller.load_state(state["controller"]["state"])
+        else:
+            fresh.append("controller")
+        if state["detector"]["of"] == self.config.drift:
+            self.detector.load_state(state["detector"]["state"])
+        else:
+            fresh.append("drift")
+        return fresh
+
+
+class FirstRow(msgspec.Struct):
+    """One of the first labelled rows, kept until the task is certain."""
+
+    x: Floats
+    y: float
+    weight: float
+    printed: float
+    """The class that was predicted, as a number."""

@@ -1,0 +1,206 @@
+"""The walk of `controllers/stack.py` over a block with classes; its docstring has the formulas."""
+
+import math
+
+import numpy as np
+
+from adaptd.contracts import LEARN, PREDICT
+from adaptd.kernels.compile import kernel, subkernel
+from adaptd.kernels.mixing import (
+    MEMBER_SHARE,
+    WEIGHT_MAX,
+    all_finite,
+    apply_map,
+    gather_evidence,
+    half_brier,
+    learn_map,
+    note_losses,
+    reward,
+    share_out,
+    softmax,
+)
+
+# Rate at which the means of squares follow, gradients' as well as log-probabilities'.
+SQUARES_RATE = 0.001
+# Step of a mixer's bias, as a part of its rate: a bias must not learn what a learner could say.
+BIAS_RATE = 0.1
+# Step of an exponent, and where it may lie: between hardly heard and three times as sure.
+EXPONENT_RATE = 0.1
+EXPONENT_MIN, EXPONENT_MAX = 0.05, 3.0
+# How a share that is dealt out anew is split: by the past, and evenly.
+PAST_PART = 0.9
+# Rows over which the mean of past shares is formed; beyond it the past fades.
+PAST_ROWS = 100_000
+
+
+@subkernel
+def _take_in(p, i, floor, exponents, maps, map_shares, awake, plain, fixed, q, marks):
+    """Fill the learners' inputs of row `i`; gives the number of learners that are awake.
+
+    plain, fixed: log-probabilities, centred over the classes, as said and as corrected; q: corrected.
+    """
+    n_awake = 0
+    n_classes = p.shape[2]
+    for n in range(p.shape[0]):
+        awake[n] = all_finite(p[n], i)
+        if not awake[n]:
+            continue
+        n_awake += 1
+        mean = 0.0
+        for c in range(n_classes):
+            plain[n, c] = math.log((1.0 - floor) * max(p[n, i, c], 0.0) + floor / n_classes)
+            mean += plain[n, c]
+        for c in range(n_classes):
+            plain[n, c] -= mean / n_classes
+            q[n, c] = exponents[n] * plain[n, c]
+        softmax(q[n])
+        apply_map(maps[n], map_shares[n], q[n], marks[n])
+        mean = 0.0
+        for c in range(n_classes):
+            q[n, c] = (1.0 - floor) * q[n, c] + floor / n_classes
+            fixed[n, c] = math.log(q[n, c])
+            mean += fixed[n, c]
+        for c in range(n_classes):
+            fixed[n, c] -= mean / n_classes
+    return n_awake
+
+
+@subkernel
+def _mix(w, b, inputs, awake, floor, result):
+    """One geometric mixture into `result` [n_classes]."""
+    n_classes = result.shape[0]
+    for c in range(n_classes):
+        result[c] = b[c]
+    for n in range(w.shape[0]):
+        if awake[n]:
+            for c in range(n_classes):
+                result[c] += w[n] * inputs[n, c]
+    softmax(result)
+    for c in range(n_classes):
+        result[c] = (1.0 - floor) * result[c] + floor / n_classes
+
+
+@subkernel
+def _step_mixer(w, v, b, inputs, awake, result, y, rate, gain):
+    """One gradient step of a mixer that said `result`, towards class `y`."""
+    n_classes = result.shape[0]
+    for n in range(w.shape[0]):
+        if awake[n]:
+            gradient = -inputs[n, y]
+            for c in range(n_classes):
+                gradient += result[c] * inputs[n, c]
+            v[n] += SQUARES_RATE * min(gain, 1.0) * (gradient * gradient - v[n])
+            w[n] -= rate * gain * gradient / (math.sqrt(v[n]) + 1e-4)
+    for c in range(n_classes):
+        b[c] -= BIAS_RATE * rate * gain * (result[c] - (1.0 if c == y else 0.0))
+
+
+@kernel(
+    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8, f8, f8[::1],"
+    "f8[:,::1], f8[:,::1], f8[:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1],"
+    "f8[:,:,::1], f8[:,::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1])"
+)
+def walk_classes(
+    p,
+    y,
+    op,
+    weight,
+    out,
+    floor,
+    share_rate,
+    rates,
+    w,
+    v,
+    b,
+    exponents,
+    squares,
+    shares,
+    past,
+    top,
+    maps,
+    map_shares,
+    spread,
+    means,
+    counts,
+    evidence,
+    champion,
+    rows,
+):
+    n_learners, n_rows, n_classes = p.shape
+    n_mixers = w.shape[0]
+    plain = np.zeros((n_learners, n_classes))
+    fixed = np.zeros((n_learners, n_classes))
+    q = np.zeros((n_learners, n_classes))
+    marks = np.zeros((n_learners + 1, 4))
+    members = np.zeros((n_mixers + 1, n_classes))
+    blend = np.zeros(n_classes)
+    awake = np.zeros(n_learners, np.bool_)
+    everyone = np.ones(n_mixers + 1, np.bool_)
+    losses = np.zeros(n_learners)
+    bounded = np.zeros(n_learners)
+    member_losses = np.zeros(n_mixers + 1)
+    for i in range(n_rows):
+        n_awake = _take_in(p, i, floor, exponents, maps, map_shares, awake, plain, fixed, q, marks)
+        if n_awake == 0 or n_classes < 2:
+            if op[i] & PREDICT:
+                for c in range(n_classes):
+                    out[i, c] = np.nan if n_awake == 0 else 1.0
+            if op[i] & LEARN and n_awake > 0:
+                rows[0] += 1
+            continue
+        for k in range(n_mixers):
+            _mix(w[k], b[k], plain if k == n_mixers - 1 else fixed, awake, floor, members[k])
+        mass = 0.0
+        for n in range(n_learners):
+            if awake[n]:
+                mass += shares[n]
+        for c in range(n_classes):
+            members[n_mixers, c] = 0.0
+            for n in range(n_learners):
+                if awake[n]:
+                    members[n_mixers, c] += shares[n] / mass * q[n, c]
+            blend[c] = 0.0
+            for k in range(n_mixers + 1):
+                blend[c] += top[k] * members[k, c]
+        apply_map(maps[n_learners], map_shares[n_learners], blend, marks[n_learners])
+        if op[i] & PREDICT:
+            for c in range(n_classes):
+                out[i, c] = blend[c]
+        gain = min(weight[i], WEIGHT_MAX)
+        if not op[i] & LEARN:
+            continue
+        rows[0] += 1
+        target = int(y[i])
+        if not gain > 0.0 or not 0 <= target < n_classes:
+            continue
+        for k in range(n_mixers):
+            inputs = plain if k == n_mixers - 1 else fixed
+            _step_mixer(w[k], v[k], b[k], inputs, awake, members[k], target, rates[k], gain)
+        for k in range(n_mixers + 1):
+            member_losses[k] = -math.log(members[k, target])
+        reward(top, everyone, member_losses, gain)
+        share_out(top, MEMBER_SHARE)
+        learn_map(maps[n_learners], map_shares[n_learners], marks[n_learners], target, gain)
+        for n in range(n_learners):
+            if not awake[n]:
+                continue
+            losses[n] = -math.log(q[n, target])
+            bounded[n] = half_brier(p[n], i, target)
+            slope = -plain[n, target]
+            size = 0.0
+            for c in range(n_classes):
+                slope += q[n, c] * plain[n, c]
+                size += fixed[n, c] * fixed[n, c] / n_classes
+            spread[n] += SQUARES_RATE * (size - spread[n])
+            squares[n] += gain * slope * slope
+            exponents[n] -= EXPONENT_RATE * gain * slope / math.sqrt(squares[n])
+            exponents[n] = min(max(exponents[n], EXPONENT_MIN), EXPONENT_MAX)
+            learn_map(maps[n], map_shares[n], marks[n], target, gain)
+        reward(shares, awake, losses, gain)
+        # A share that once was large comes back faster than one that never was: recurring concepts.
+        for n in range(n_learners):
+            past[n] += (shares[n] - past[n]) / min(rows[0], PAST_ROWS)
+            fresh = PAST_PART * past[n] + (1.0 - PAST_PART) / n_learners
+            shares[n] += share_rate * (fresh - shares[n])
+        note_losses(means, counts, awake, bounded)
+        gather_evidence(evidence, champion, awake, bounded)

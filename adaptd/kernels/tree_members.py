@@ -1,0 +1,154 @@
+"""The members of a forest in Python: their arrays, how these grow, and the walk over a block."""
+
+import importlib
+from typing import NamedTuple
+
+import numpy as np
+
+from adaptd.contracts import NUMBER, Bytes, Floats, Layout, State
+from adaptd.kernels import tree
+from adaptd.kernels.adwin import ADWIN_SIZE
+from adaptd.kernels.random import generator
+from adaptd.numerics import enlarged, pack, total_bytes, unpack
+
+FIRST_LEAVES = 8
+MODULES = {
+    "classification": "adaptd.kernels.tree_classify",
+    "regression": "adaptd.kernels.tree_regress",
+}
+
+
+class Options(NamedTuple):
+    """What the two learners on these trees set differently; the words are those of `learners/forest.py`."""
+
+    members: int
+    max_features: float
+    bagging: float
+    grace: float
+    delta: float
+    tie: float
+    leaves_max: int
+    state_bytes_max: int
+    warning_delta: float
+    drift_delta: float
+    fading: float
+
+
+class Member:
+    """One place of the forest: the tree that votes and the one growing in its background."""
+
+    NAMES = ("nodes", "leaves", "slots", "observers", "counters", "windows", "record", "scale", "random")
+
+    def __init__(
+        self, columns: int, shape: tuple[int, int, int], n_features: int, random: np.ndarray
+    ) -> None:
+        self.nodes = np.zeros((2 * FIRST_LEAVES, 4))
+        self.leaves = np.zeros((FIRST_LEAVES, columns))
+        self.slots = np.full((FIRST_LEAVES, shape[1]), -1, dtype=np.int32)
+        self.observers = np.zeros((FIRST_LEAVES, *shape))
+        self.counters = np.zeros(tree.N_COUNTERS, dtype=np.int64)
+        self.windows = np.zeros((2, ADWIN_SIZE))
+        self.record = np.zeros(2)
+        self.scale = np.zeros((n_features, 3))
+        self.random = random
+        tree.plant(
+            self.nodes, self.leaves, self.slots, self.observers, self.counters, n_features, self.random
+        )
+
+    def make_room(self) -> None:
+        """Twice the nodes and leaves."""
+        n = 2 * len(self.leaves)
+        self.nodes = enlarged(self.nodes, (2 * n, 4))
+        self.leaves = enlarged(self.leaves, (n, self.leaves.shape[1]))
+        self.slots = enlarged(self.slots, (n, self.slots.shape[1]), -1)
+        self.observers = enlarged(self.observers, (n, *self.observers.shape[1:]))
+
+    def grow(self, columns: int, shape: tuple[int, int, int], n_features: int) -> None:
+        """Go on with more columns, classes, slots, buckets and features."""
+        n = len(self.leaves)
+        known = len(self.scale)
+        self.leaves = enlarged(self.leaves, (n, columns))
+        slots = enlarged(self.slots, (n, shape[1]), -1)
+        # The places that leaves gain go to the new features; a leaf that starts later chooses among all.
+        for place, feature in zip(
+            range(self.slots.shape[1], shape[1]), range(known, n_features), strict=False
+        ):
+            slots[: self.counters[tree.LEAVES_USED], place] = feature
+        self.slots = slots
+        self.observers = enlarged(self.observers, (n, *shape))
+        self.scale = enlarged(self.scale, (n_features, 3))
+
+    def n_bytes(self) -> int:
+        return total_bytes(*(getattr(self, name) for name in self.NAMES))
+
+
+class Members:
+    """All members, walked one after the other over a block: a tree stays in the processor's cache that way,
+    and as members share nothing, each comes out the same however the rows are cut."""
+
+    def __init__(self, options: Options, layout: Layout, seed: int) -> None:
+        self.options = options
+        # Only the task's own kernels are imported: importing compiles them, for seconds on a new machine.
+        self.kernels = importlib.import_module(MODULES[layout.task])
+        self.cumulative = tree.poisson_cumulative(options.bagging)
+        self.set_layout(layout)
+        self.members = [
+            Member(self.columns, self.shape, layout.n_features, generator(seed, stream))
+            for stream in range(options.members)
+        ]
+
+    def set_layout(self, layout: Layout) -> None:
+        """Sizes of the arrays under `layout`, and what the kernels need to know of it."""
+        o = self.options
+        self.layout = layout
+        self.capacities = np.array(layout.capacities, dtype=np.int64)
+        buckets = min(tree.BUCKETS, max((0, *layout.capacities)))
+        wanted = round(o.max_features * layout.n_features)
+        n_slots = min(layout.n_features, max(1, wanted))
+        self.columns, self.shape = self.kernels.sizes(
+            n_slots, layout.n_features, layout.n_classes, NUMBER in layout.kinds, buckets
+        )
+        self.work = np.zeros((5, max(8, self.columns, n_slots)))
+        # A leaf's observers, its columns and slots, and two nodes. Two trees a member, and doubling may have
+        # made room for twice as many as there are.
+        leaf_bytes = 8 * (int(np.prod(self.shape)) + self.columns + 8) + 4 * n_slots
+        affordable = o.state_bytes_max // (4 * o.members * leaf_bytes)
+        leaves_max = max(2, min(o.leaves_max, affordable))
+        self.numbers = np.array(
+            [o.grace, o.delta, o.tie, leaves_max, o.warning_delta, o.drift_delta, o.fading], dtype=np.float64
+        )
+
+    def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        n = len(x)
+        votes = np.zeros((n, self.kernels.vote_columns(self.layout.n_classes)))
+        for m in self.members:
+            start = 0
+            while True:
+                start = self.kernels.walk_block(
+                    x, y, op, weight, votes, start, m.nodes, m.leaves, m.slots, m.observers, m.counters,
+                    m.windows, m.record, m.scale, m.random, self.capacities, self.numbers, self.cumulative,
+                    self.work,
+                )  # fmt: skip
+                if start == n:
+                    break
+                m.make_room()
+        self.kernels.answer(votes, op, out)
+
+    def grow(self, layout: Layout) -> None:
+        self.set_layout(layout)
+        for member in self.members:
+            member.grow(self.columns, self.shape, layout.n_features)
+
+    def state(self) -> State:
+        return {"members": [pack(member, Member.NAMES) for member in self.members]}
+
+    def load_state(self, state: State) -> None:
+        for member, taken in zip(self.members, state["members"], strict=True):
+            unpack(member, Member.NAMES, taken)
+
+    def n_bytes(self) -> int:
+        return sum(member.n_bytes() for member in self.members)
+
+    def count(self, counter: int) -> float:
+        """Sum of one of the counters over the members."""
+        return float(sum(int(member.counters[counter]) for member in self.members))

@@ -1,0 +1,83 @@
+"""Adaptive random forest: bagged Hoeffding trees, each replaced when its own error rises."""
+
+from typing import Annotated
+
+import msgspec
+
+from adaptd.contracts import Bytes, Floats, Layout, State, Vitals
+from adaptd.kernels import tree
+from adaptd.kernels.tree_members import Members, Options
+
+TASKS = ("classification", "regression")
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    trees: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 10
+    """Trees that vote."""
+    max_features: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.6
+    """Share of the features that each leaf watches, drawn anew for each leaf."""
+    bagging: Annotated[float, msgspec.Meta(ge=0, le=100)] = 6.0
+    """Each tree learns a row so many times on average (a Poisson number); 0: once, no bagging."""
+    grace: Annotated[float, msgspec.Meta(ge=1)] = 50.0
+    """Weight that a leaf takes in between two attempts to split."""
+    delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
+    """Confidence of a split (Hoeffding's bound)."""
+    tie: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.05
+    """When the bound falls below this, the best feature is taken though another is as good."""
+    leaves_max: Annotated[int, msgspec.Meta(ge=2)] = 2000
+    """Leaves a tree; a full tree goes on learning in the leaves it has."""
+    state_bytes_max: Annotated[int, msgspec.Meta(ge=1_000_000)] = 60_000_000
+    """Bound on the bytes of the whole forest; trees stay smaller for it."""
+    warning_delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
+    """Confidence of ADWIN for planting a tree in the background."""
+    drift_delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.001
+    """Confidence of ADWIN for replacing the tree."""
+    fading: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.999
+    """Fading factor a row of the record that a tree's vote is weighed by."""
+
+
+def build(config: Config, layout: Layout, seed: int) -> "Forest":
+    return Forest(config, layout, seed)
+
+
+class Forest:
+    def __init__(self, config: Config, layout: Layout, seed: int) -> None:
+        self.rate_scale = 1.0
+        options = Options(
+            members=config.trees,
+            max_features=config.max_features,
+            bagging=config.bagging,
+            grace=config.grace,
+            delta=config.delta,
+            tie=config.tie,
+            leaves_max=config.leaves_max,
+            state_bytes_max=config.state_bytes_max,
+            warning_delta=config.warning_delta,
+            drift_delta=config.drift_delta,
+            fading=config.fading,
+        )
+        self.members = Members(options, layout, seed)
+
+    def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        self.members.step(x, y, op, weight, out)
+
+    def grow(self, layout: Layout) -> None:
+        self.members.grow(layout)
+
+    def state(self) -> State:
+        return self.members.state() | {"rate_scale": self.rate_scale}
+
+    def load_state(self, state: State) -> None:
+        self.members.load_state(state)
+        self.rate_scale = state["rate_scale"]
+
+    def vitals(self) -> Vitals:
+        count = self.members.count
+        return Vitals(
+            state_bytes=self.members.n_bytes(),
+            details={
+                "leaves": count(tree.LEAVES),
+                "warnings": count(tree.WARNINGS),
+                "drifts": count(tree.DRIFTS),
+            },
+        )

@@ -1,0 +1,215 @@
+"""Runs the learners over a block, side by side, and sets a failed one aside."""
+
+import concurrent.futures
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from adaptd import config as configuration
+from adaptd.contracts import PREDICT, Bytes, Floats, Layout, Learner, State
+from adaptd.errors import ConfigError
+
+# The default pool, one setting for all streams: families that are wrong in different ways.
+DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
+    "prior": {"kind": "prior"},
+    "last_value": {"kind": "last_value"},
+    "linear": {"kind": "linear"},
+    "naive_bayes": {"kind": "naive_bayes"},
+    "tree": {"kind": "hoeffding_tree"},
+    "forest": {"kind": "forest"},
+    "neighbours": {"kind": "knn"},
+    "mlp": {"kind": "mlp"},
+}
+# Those of the default pool that look at the last labels; `pool.lagged_labels` switches them.
+LAGGED = ("last_value",)
+
+# Handing work to another thread costs some 50 microseconds; below this a block is walked in one.
+THREAD_SECONDS_MIN = 0.0005
+
+
+class Slot(msgspec.Struct):
+    """A place in the pool and the learner in it."""
+
+    name: str
+    kind: str
+    options: dict[str, Any]
+    learner: Learner
+    frozen: bool = False
+    set_aside: str = ""
+    """Why it is no longer used; empty while it is."""
+    failed: str = ""
+    """An exception's text; the learner sleeps from that row on and is set aside at the control point."""
+    seconds: float = 0.0
+    """Fading mean time of a row, for sharing the work among threads; never decides what is computed."""
+    asleep_rows: int = 0
+    predicted_rows: int = 0
+
+
+class Pool:
+    """All learners of a lane."""
+
+    def __init__(self, config: configuration.Config, layout: Layout) -> None:
+        self.config = config
+        self.layout = layout
+        self.slots = [
+            build_slot(name, options, layout, config.seed)
+            for name, options in chosen(config, layout.task).items()
+        ]
+        if not self.slots:
+            raise ConfigError(
+                [f"pool.learners must hold a learner for {layout.task}. `adaptd learners` lists them."]
+            )
+        threads = config.pool.threads or configuration.processors()
+        self.threads = min(threads, len(self.slots))
+        self.workers = (
+            concurrent.futures.ThreadPoolExecutor(self.threads - 1, "learner") if self.threads > 1 else None
+        )
+
+    @property
+    def names(self) -> list[str]:
+        return [slot.name for slot in self.slots]
+
+    def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats) -> Floats:
+        """Every learner walks the block; returns predictions [n_learners, n, width], NaN where asleep."""
+        n = len(op)
+        predictions = np.full((len(self.slots), n, self.layout.width), np.nan)
+
+        def walk(indices: list[int]) -> None:
+            for index in indices:
+                self.walk(self.slots[index], x, y, op, weight, predictions[index])
+
+        shares = self.shares(n)
+        others = [self.workers.submit(walk, share) for share in shares[1:]] if self.workers else []
+        walk(shares[0])
+        for other in others:
+            other.result()
+        return predictions
+
+    def walk(self, slot: Slot, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        if slot.set_aside or slot.failed:
+            return
+        start = time.perf_counter()
+        try:
+            slot.learner.step(x, y, op & np.uint8(PREDICT) if slot.frozen else op, weight, out)
+        except Exception as error:  # a guest may raise anything, and the rest of the pool goes on
+            slot.failed = f"{type(error).__name__}: {error}"
+        bad = ~np.isfinite(out).all(axis=1)
+        if bad.any():
+            out[bad] = np.nan
+            slot.asleep_rows += int((bad & ((op & PREDICT) != 0)).sum())
+        slot.predicted_rows += int(np.count_nonzero(op & PREDICT))
+        slot.seconds += 0.1 * ((time.perf_counter() - start) / len(op) - slot.seconds)
+
+    def shares(self, n: int) -> list[list[int]]:
+        """Learner indices for each thread, so that all finish at about the same time."""
+        costs = sorted(((slot.seconds * n, index) for index, slot in enumerate(self.slots)), reverse=True)
+        if self.workers is None or sum(cost for cost, _ in costs) < THREAD_SECONDS_MIN:
+            return [list(range(len(self.slots)))]
+        loads = [0.0] * self.threads
+        shares: list[list[int]] = [[] for _ in loads]
+        for cost, index in costs:
+            least = loads.index(min(loads))
+            loads[least] += cost
+            shares[least].append(index)
+        return shares
+
+    def review(self) -> list[tuple[str, str, str]]:
+        """A control point: sets aside what failed, sleeps on, or grew too large; (name, reason, detail)."""
+        removed = []
+        for slot in self.slots:
+            if slot.set_aside:
+                continue
+            reason, detail = ("raised", slot.failed) if slot.failed else ("", "")
+            if not reason and slot.predicted_rows and slot.asleep_rows == slot.predicted_rows:
+                reason, detail = "not_finite", f"none of {slot.predicted_rows} predictions is finite"
+            size = slot.learner.vitals().state_bytes
+            if not reason and size > self.config.pool.learner_bytes_max:
+                reason, detail = "too_big", f"{size} bytes of state, above pool.learner_bytes_max"
+            slot.predicted_rows = slot.asleep_rows = 0
+            if reason:
+                slot.set_aside = reason
+                removed.append((slot.name, reason, detail))
+        return removed
+
+    def awake(self) -> npt.NDArray[np.bool_]:
+        """[n_learners]: not set aside."""
+        return np.array([not slot.set_aside for slot in self.slots])
+
+    def scale_rates(self, scales: Floats) -> None:
+        for slot, scale in zip(self.slots, scales, strict=True):
+            slot.learner.rate_scale = float(scale)
+
+    def grow(self, layout: Layout) -> None:
+        self.layout = layout
+        for slot in self.slots:
+            if not slot.set_aside and not slot.failed:
+                slot.learner.grow(layout)
+
+    def state(self) -> State:
+        return {
+            slot.name: {
+                "kind": slot.kind,
+                "options": slot.options,
+                "rate_scale": slot.learner.rate_scale,
+                "set_aside": slot.set_aside,
+                "failed": slot.failed,
+                "asleep_rows": slot.asleep_rows,
+                "predicted_rows": slot.predicted_rows,
+                "learner": None if slot.set_aside or slot.failed else slot.learner.state(),
+            }
+            for slot in self.slots
+        }
+
+    def load_state(self, state: State) -> list[str]:
+        """Take over what fits by name, kind and options; returns the names that start fresh."""
+        fresh = []
+        for slot in self.slots:
+            saved = state.get(slot.name)
+            if saved is None or (saved["kind"], saved["options"]) != (slot.kind, slot.options):
+                fresh.append(slot.name)
+                continue
+            slot.set_aside, slot.failed = saved["set_aside"], saved["failed"]
+            slot.asleep_rows, slot.predicted_rows = saved["asleep_rows"], saved["predicted_rows"]
+            slot.learner.rate_scale = saved["rate_scale"]
+            if saved["learner"] is not None:
+                slot.learner.load_state(saved["learner"])
+        return fresh
+
+    def close(self) -> None:
+        if self.workers is not None:
+            self.workers.shutdown()
+
+
+def chosen(config: configuration.Config, task: str) -> dict[str, dict[str, Any]]:
+    """The configured learners, or those of the default pool, that serve `task`."""
+    learners = config.pool.learners or {
+        name: options
+        for name, options in DEFAULT_LEARNERS.items()
+        if config.pool.lagged_labels or name not in LAGGED
+    }
+    return {name: options for name, options in learners.items() if task in tasks_of(options)}
+
+
+def tasks_of(options: dict[str, Any]) -> tuple[str, ...]:
+    module, _ = configuration.built("learners", options, ("frozen",))
+    tasks: tuple[str, ...] = module.TASKS
+    return tasks
+
+
+def build_slot(name: str, options: dict[str, Any], layout: Layout, seed: int) -> Slot:
+    module, config = configuration.built("learners", options, ("frozen",))
+    # Each learner has its own seed, by its name, so that adding one leaves the others' numbers alone.
+    own_seed = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
+    build: Callable[[Any, Layout, int], Learner] = module.build
+    return Slot(
+        name,
+        options["kind"],
+        {key: value for key, value in options.items() if key not in ("kind", "frozen")},
+        build(config, layout, own_seed),
+        bool(options.get("frozen", False)),
+    )

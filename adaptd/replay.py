@@ -1,0 +1,197 @@
+"""The same engine over a file, as a back-test: prequential scores of every learner and of the blend."""
+
+import io
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from adaptd import config as configuration
+from adaptd import daemon, events, predictions
+from adaptd.clock import SystemClock
+from adaptd.contracts import Column, Rows, Source
+from adaptd.engine import Answers, Lane
+from adaptd.errors import InputError, UsageError
+from adaptd.journal import Journal
+
+LINES = (".csv", ".jsonl", ".json", ".ndjson")
+TABLES = (".npy", ".parquet", ".arff")
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What `adaptd replay` was asked for."""
+
+    path: str
+    rows_max: int | None = None
+    holdout: float = 0.0
+    """Share of the rows, the last ones, that are predicted and not learned."""
+    passes: int = 1
+    """Times that the rows before the hold-out are learned."""
+    shuffle: bool = False
+    """Whether the rows are put into a random order, by the seed, first."""
+    output: str | None = None
+    """A file for the predictions."""
+
+
+def replay(
+    config: configuration.Config, options: Options, progress: Callable[[int], None] = lambda rows: None
+) -> dict[str, Any]:
+    """Run the file through a fresh lane; the report, with the keys that `--format json` prints.
+
+    progress: called with the number of rows done so far. Raises InputError for a file that cannot be read.
+    """
+    source = open_source(config, options.path)
+    log = events.Events(SystemClock(), io.StringIO(), Journal(None))
+    lane = Lane(config, log)
+    lines = predictions.FORMATS[config.sink.get("format", "json")]()
+    started = time.perf_counter()
+    hold_out: Rows | None = None
+    try:
+        with open(options.output or "/dev/null", "wb") as output:
+            output.write(lines.header())
+
+            def take(rows: Rows) -> list[Answers]:
+                answers = lane.process(rows)
+                if options.output:
+                    for part in answers:
+                        output.write(daemon.formatted(lines, part, lane.classes.spellings, lane.pool.names))
+                progress(lane.rows)
+                return answers
+
+            reads = limited(source, lane, options.rows_max)
+            if options.holdout or options.passes > 1 or options.shuffle:
+                whole = joined(list(reads))
+                order = np.arange(whole.n)
+                if options.shuffle:
+                    order = np.random.default_rng(config.seed).permutation(whole.n)
+                held = round(options.holdout * whole.n)
+                hold_out = taken(whole, order[whole.n - held :])
+                reads = parts(taken(whole, order[: whole.n - held]), options.passes)
+            for rows in reads:
+                take(rows)
+            lane.end_of_input()
+            report = summary(lane, time.perf_counter() - started)
+            if hold_out is not None and hold_out.n:
+                report["holdout"] = judged(lane, hold_out, take)
+    except OSError as error:
+        raise InputError(f"{options.output}: {error.strerror}. Choose a file that can be written.") from None
+    finally:
+        source.close()
+        lane.close()
+    return report
+
+
+def open_source(config: configuration.Config, path: str) -> Source:
+    """The source that reads `path`, by its suffix. Raises UsageError for one that is not known."""
+    suffixes = [suffix for suffix in pathlib.PurePath(path.lower()).suffixes if suffix != ".gz"]
+    suffix = suffixes[-1] if suffixes else ""
+    if suffix not in LINES + TABLES:
+        known = ", ".join(LINES + TABLES)
+        raise UsageError(f"{path} must end in one of {known} (lines also with .gz). Rename or convert it.")
+    kind = "table" if suffix in TABLES else "file"
+    module, options = configuration.built("sources", {"kind": kind, "path": path})
+    source: Source = module.build(options, config.fields)
+    return source
+
+
+def limited(source: Source, lane: Lane, rows_max: int | None) -> Iterator[Rows]:
+    """Reads of `source`, at most `rows_max` rows in all."""
+    left = rows_max
+    while (left is None or left > 0) and (rows := source.poll(lane.schema.kinds)) is not None:
+        if left is not None and rows.n > left:
+            rows = taken(rows, np.arange(left))
+        if left is not None:
+            left -= rows.n
+        yield rows
+
+
+def parts(rows: Rows, passes: int) -> Iterator[Rows]:
+    """`rows` `passes` times over, in reads of a usual size."""
+    for _ in range(passes):
+        for start in range(0, rows.n, 4096):
+            yield taken(rows, np.arange(start, min(start + 4096, rows.n)))
+
+
+def taken(rows: Rows, indices: Any) -> Rows:
+    """The rows at `indices`, in that order."""
+
+    def of(column: Column) -> Column:
+        return column[indices] if isinstance(column, np.ndarray) else [column[i] for i in indices]
+
+    return Rows(
+        n=len(indices),
+        columns={name: of(column) for name, column in rows.columns.items()},
+        ids=[rows.ids[i] for i in indices],
+        labels=[rows.labels[i] for i in indices],
+        has_features=rows.has_features[indices],
+        times=rows.times[indices],
+        weights=rows.weights[indices],
+        echo=None if rows.echo is None else [rows.echo[i] for i in indices],
+        positions=None if rows.positions is None else rows.positions[indices],
+    )
+
+
+def joined(reads: list[Rows]) -> Rows:
+    """All reads as one."""
+    n = sum(rows.n for rows in reads)
+    names = list(dict.fromkeys(name for rows in reads for name in rows.columns))
+
+    def column(name: str) -> Column:
+        columns = [rows.columns.get(name, np.full(rows.n, np.nan)) for rows in reads]
+        if all(isinstance(part, np.ndarray) for part in columns):
+            return np.concatenate(columns)
+        return [
+            None if isinstance(value, float) and value != value else value
+            for part in columns
+            for value in (part.tolist() if isinstance(part, np.ndarray) else part)
+        ]
+
+    return Rows(
+        n=n,
+        columns={name: column(name) for name in names},
+        ids=[value for rows in reads for value in rows.ids],
+        labels=[value for rows in reads for value in rows.labels],
+        has_features=np.concatenate([rows.has_features for rows in reads]) if reads else np.zeros(0, bool),
+        times=np.concatenate([rows.times for rows in reads]) if reads else np.zeros(0),
+        weights=np.concatenate([rows.weights for rows in reads]) if reads else np.zeros(0),
+        rejects=[reject for rows in reads for reject in rows.rejects],
+    )
+
+
+def summary(lane: Lane, seconds: float) -> dict[str, Any]:
+    """What was measured, in the stable form of `--format json`."""
+    names = lane.pool.names
+    return {
+        "rows": lane.rows,
+        "task": lane.layout.task,
+        **lane.scores.cumulative(len(names)),
+        "seconds": round(seconds, 3),
+        "rows_per_second": round(lane.rows / seconds, 1) if seconds else None,
+        "learners": {name: lane.scores.cumulative(index) for index, name in enumerate(names)},
+        "drifts": lane.counts["drifts"],
+        "switches": lane.counts["switches"],
+        "warnings": lane.counts["warnings"],
+        "rejects": dict(lane.rejected),
+        "champion": names[lane.champion] if lane.champion >= 0 else None,
+        "weights": dict(zip(names, lane.controller.weights().tolist(), strict=True)),
+    }
+
+
+def judged(lane: Lane, hold_out: Rows, take: Callable[[Rows], list[Answers]]) -> dict[str, Any]:
+    """Scores on rows that are predicted and never learned."""
+    truth = lane.targets(hold_out)
+    unlabelled = msgspec.structs.replace(hold_out, labels=[None] * hold_out.n, ids=[None] * hold_out.n)
+    answers = take(unlabelled)
+    if lane.layout.task == "classification":
+        best = np.concatenate([part.values.argmax(axis=1) for part in answers])
+        return {"rows": hold_out.n, "accuracy": float(np.mean(best == truth))}
+    error = np.concatenate([part.values[:, 0] for part in answers]) - truth
+    return {
+        "rows": hold_out.n,
+        "mae": float(np.abs(error).mean()),
+        "rmse": float(np.sqrt(np.mean(error**2))),
+        "r2": float(1 - np.mean(error**2) / np.var(truth)),
+    }

@@ -1,0 +1,114 @@
+"""What a person sees in a terminal: progress, tables of scores, documentation of components."""
+
+import contextlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from adaptd import registry
+from adaptd.config import documentation
+
+
+@contextlib.contextmanager
+def progress(path: str) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with rows a second, when stderr is a terminal; gives the function that moves it."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda rows: None
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f} rows"),
+        TextColumn("{task.fields[speed]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(os.path.basename(path), total=None, speed="")
+
+        def advance(rows: int) -> None:
+            speed = bar.tasks[0].speed
+            bar.update(task, completed=rows, speed=f"{speed:,.0f} rows/s" if speed else "")
+
+        yield advance
+
+
+def table(result: dict[str, Any]) -> None:
+    """Scores of the blend and of every learner, the best first."""
+    regression = result["task"] == "regression"
+    scores = ("mae", "rmse", "r2") if regression else ("accuracy", "kappa", "log_loss", "macro_f1")
+    console = Console()
+    shown = Table(title=f"{result['rows']:,} rows, {result['task']}, prequential", title_justify="left")
+    shown.add_column("learner")
+    for score in scores:
+        shown.add_column(score, justify="right")
+    shown.add_column("weight", justify="right")
+    shown.add_row("blend", *(number(result.get(score)) for score in scores), "", style="bold")
+    learners = sorted(
+        result["learners"].items(),
+        key=lambda item: (item[1][scores[0]] is None, (item[1][scores[0]] or 0) * (1 if regression else -1)),
+    )
+    for name, values in learners:
+        weight = result["weights"].get(name)
+        shown.add_row(name, *(number(values.get(score)) for score in scores), number(weight))
+    console.print(shown)
+    console.print(
+        f"{result['drifts']} drifts, {result['switches']} switches of the champion, "
+        f"{result['rows_per_second']:,.0f} rows a second"
+    )
+    if "holdout" in result:
+        held = {key: number(value) for key, value in result["holdout"].items() if key != "rows"}
+        words = ", ".join(f"{key} {value}" for key, value in held.items())
+        console.print(f"hold-out of {result['holdout']['rows']:,} rows: {words}")
+    if result["rejects"]:
+        console.print(f"rejected: {', '.join(f'{n} {reason}' for reason, n in result['rejects'].items())}")
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.1f}"
+
+
+def kinds(family: str) -> None:
+    """A table of the kinds of a family, each with its sentence and its options."""
+    shown = Table(title=f"{family} (adaptd learners KIND tells all of one)", title_justify="left")
+    for column in ("kind", "tasks", "what it is", "options and defaults"):
+        shown.add_column(column, overflow="fold")
+    for name in registry.kinds(family):
+        module = registry.load(family, name)
+        options = "\n".join(f"{key} = {default!r}" for key, _, default, _ in documentation(module.Config))
+        tasks = "\n".join(getattr(module, "TASKS", ("any",)))
+        shown.add_row(name, tasks, sentence(module), options)
+        shown.add_section()
+    console().print(shown)
+
+
+def kind(module: ModuleType, name: str) -> None:
+    """All that a component says of itself, and its options."""
+    out = console()
+    out.print(inspect.getdoc(module) or "", markup=False, highlight=False)
+    shown = Table(title=f"options of {name}", title_justify="left")
+    for column in ("option", "type", "default", "what it does"):
+        shown.add_column(column, overflow="fold")
+    for key, words, default, text in documentation(module.Config):
+        shown.add_row(key, words, repr(default), text)
+    out.print(shown)
+
+
+def sentence(module: ModuleType) -> str:
+    """The first sentence of a component's documentation."""
+    return " ".join((inspect.getdoc(module) or "").split("\n\n")[0].split())
+
+
+def console() -> Console:
+    """Wide enough to be read when it is piped."""
+    return Console(width=None if sys.stdout.isatty() else 120)
