@@ -45,7 +45,7 @@ class SchemaConfig(Section, frozen=True):
 class PoolConfig(Section, frozen=True):
     """[pool]: the learners."""
 
-    learners: dict[str, dict[str, Any]] = {}
+    learners: dict[str, Any] = {}
     """A table a learner: `kind`, `frozen` and its kind's options. Any entry replaces the default pool."""
     lagged_labels: bool = True
     """Whether the default pool holds learners that look at the last labels."""
@@ -129,7 +129,7 @@ class ControlConfig(Section, frozen=True):
 class Config(Section, frozen=True):
     """The whole configuration."""
 
-    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**63)] = 0
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**62)] = 0
     """Where all randomness comes from."""
     source: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "stdin"})
     """[source]: `kind` and its options."""
@@ -295,7 +295,7 @@ def converted(kind: Any, value: Any, place: str, default: Any, faults: list[str]
     try:
         if isinstance(value, float) and value != value:
             raise msgspec.ValidationError("Expected a number")
-        return msgspec.convert(value, kind, strict=not isinstance(value, int) or kind is bool)
+        return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         advice = (
             f"Correct it, or leave the key out for {default!r}." if default is not None else "Correct it."

@@ -169,11 +169,19 @@ class Controller(Protocol):
     def load_state(self, state: State) -> None: ...
 
 
+REJECT_REASONS = (
+    "bad_encoding", "bad_feature", "bad_id", "bad_label", "bad_quoting", "bad_weight", "label_without_id",
+    "no_features", "not_an_object", "not_json", "sparse_row", "too_long", "too_many_classes", "unknown_id",
+    "wrong_field_count",
+)  # fmt: skip
+"""Why a record can be rejected; the label of a metric, so all are known beforehand."""
+
+
 class Reject(msgspec.Struct):
     """A record that could not be used, for the dead letters."""
 
     reason: str
-    """An enum-like word: `not_json`, `not_an_object`, `bad_encoding`, `too_long`, ..."""
+    """One of REJECT_REASONS."""
     detail: str
     """What is wrong, for a person."""
     position: int

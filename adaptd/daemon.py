@@ -21,10 +21,10 @@ import adaptd
 from adaptd import checkpoint, events, metrics, predictions
 from adaptd import config as configuration
 from adaptd.clock import Clock, SystemClock
-from adaptd.contracts import Rows, Sink, Source
+from adaptd.contracts import REJECT_REASONS, Rows, Sink, Source
 from adaptd.dead_letters import DeadLetters
 from adaptd.engine import Answers, Lane
-from adaptd.errors import AdaptdError, CheckpointError
+from adaptd.errors import CheckpointError
 from adaptd.http import HttpServer
 from adaptd.journal import Journal
 
@@ -58,6 +58,8 @@ class Daemon:
             )
             built.callback(self.journal.close)
             self.log = events.Events(self.clock, stderr, self.journal, config.log.level)
+            if self.journal.moved_aside is not None:
+                self.log.emit(events.JournalMovedAside(path=str(self.journal.moved_aside)))
             self.dead_letters = DeadLetters(
                 beside(config.dead_letters.path, directory, "dead_letters.jsonl"),
                 self.log,
@@ -65,13 +67,14 @@ class Daemon:
                 config.dead_letters.files_keep,
             )
             built.callback(self.dead_letters.close)
-            self.lane = Lane(config, self.log)
-            built.callback(lambda: self.lane.close())
+            # Before the lane, which may have to compile: what cannot be opened is said at once.
             self.source = self.open_source()
             built.callback(self.source.close)
             module, options = configuration.built("sinks", config.sink, ("format",))
             self.sink: Sink = module.build(options)
             built.callback(self.sink.close)
+            self.lane = Lane(config, self.log)
+            built.callback(self.lane.close)
             self.lines = predictions.FORMATS[config.sink.get("format", "json")]()
             self.stages = metrics.StageTimes(self.clock.monotonic)
             self.figures = Figures(self)
@@ -349,7 +352,7 @@ class Figures:
             rows=self.records,
             predictions=lane.rows,
             labels=lane.learned,
-            rejects=dict(lane.rejected),
+            rejects=dict.fromkeys(REJECT_REASONS, 0) | lane.rejected,
             values_missing=dict(lane.schema.counts),
             duplicate_ids=labels["duplicates"],
             labels_unknown=labels["unknown"],
@@ -379,12 +382,11 @@ class Figures:
 
 def formatted(lines: predictions.Lines, part: Answers, spellings: list[bytes], names: list[str]) -> bytes:
     """The output lines of `part`."""
-    speakers = np.full(len(part.ids), part.speaker)
     if part.task == "regression":
         values = np.ascontiguousarray(part.values[:, 0])
-        return lines.regression(part.ids, part.first_row, values, names, speakers, part.echo)
+        return lines.regression(part.ids, part.first_row, values, names, part.speaker, part.echo)
     known = spellings[: part.values.shape[1]]
-    return lines.classification(part.ids, part.first_row, part.values, known, names, speakers, part.echo)
+    return lines.classification(part.ids, part.first_row, part.values, known, names, part.speaker, part.echo)
 
 
 def beside(path: str, directory: str, name: str) -> str | None:
@@ -397,6 +399,3 @@ def beside(path: str, directory: str, name: str) -> str | None:
 def is_closed_output(error: BaseException) -> bool:
     """Whoever read our output has gone, as `head` does."""
     return isinstance(error, BrokenPipeError) or isinstance(error.__cause__, BrokenPipeError)
-
-
-__all__ = ["AdaptdError", "Daemon", "beside", "formatted"]

@@ -227,7 +227,7 @@ class Lane:
         was_boosted = self.rates.is_boosted()
         self.rates.review(self.drifted, self.config.control.rows)
         self.pool.scale_rates(self.rates.scales)
-        if self.drifted:
+        if self.drifted and self.rates.is_boosted():
             factor, half_life = float(self.rates.scales.max()), self.rates.config.half_life_rows
             self.log.emit(events.RatesBoosted(row=row, factor=factor, half_life_rows=half_life))
         elif was_boosted and not self.rates.is_boosted():

@@ -19,6 +19,7 @@ DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
     "prior": {"kind": "prior"},
     "last_value": {"kind": "last_value"},
     "linear": {"kind": "linear"},
+    "pairs": {"kind": "linear", "interactions": True, "learning_rate": 0.001},
     "naive_bayes": {"kind": "naive_bayes"},
     "tree": {"kind": "hoeffding_tree"},
     "forest": {"kind": "forest"},

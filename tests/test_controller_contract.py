@@ -303,14 +303,17 @@ def test_only_class_is_certain(kind):
     np.testing.assert_allclose(out, 1.0, rtol=1e-12)
 
 
+@pytest.mark.parametrize("right", [0, 1, 2])
 @every_controller
-def test_learners_that_are_always_wrong_leave_finite_state(kind):
-    controller = make(kind, "classification", 3)
+def test_learners_that_are_certain_leave_probabilities_that_sum_to_1(kind, right):
+    controller = make(kind, "classification", 2)
     y = np.random.default_rng(0).integers(3, size=2000)
-    predictions = np.zeros((3, 2000, 3))
-    predictions[:, np.arange(2000), (y + 1) % 3] = 1.0
+    predictions = np.zeros((2, 2000, 3))
+    predictions[:right, np.arange(2000), y] = 1.0
+    predictions[right:, np.arange(2000), (y + 1) % 3] = 1.0
     out = walk(controller, labelled(predictions, y.astype(float)), review_rows=100)
-    assert np.isfinite(out).all()
+    assert (out >= 0.0).all()
+    np.testing.assert_allclose(out.sum(axis=1), 1.0, rtol=1e-9)
     assert np.isfinite(controller.weights()).all()
 
 

@@ -53,7 +53,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Part of the shares that is dealt out anew each row; about how often the best learner changes."""
     learning_rate: Annotated[float, msgspec.Meta(gt=0.0, le=10.0)] = 1.0
     """Factor on the losses; smaller blends more and switches later."""
-    floor: Annotated[float, msgspec.Meta(gt=0.0, le=0.1)] = 0.001
+    floor: Annotated[float, msgspec.Meta(ge=1e-9, le=0.1)] = 0.001
     """Probability spread evenly over all classes in what each learner says: bounds the loss of a row."""
     loss: Literal["absolute", "squared"] = "absolute"
     """Regression: which error decides."""

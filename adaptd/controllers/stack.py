@@ -63,7 +63,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Step sizes of the mixers that take corrected log-probabilities."""
     plain_rate: Rate = 0.003
     """Step size of the mixer that takes log-probabilities as they were said."""
-    floor: Annotated[float, msgspec.Meta(gt=0.0, le=0.1)] = 0.001
+    floor: Annotated[float, msgspec.Meta(ge=1e-9, le=0.1)] = 0.001
     """Probability spread evenly over all classes, in what goes in and in what each member says."""
     loss: Literal["absolute", "squared"] = "absolute"
     """Regression: which error to keep small."""

@@ -1,7 +1,7 @@
 """CSV with a header: the first line names the columns, every other line is a row.
 
-How: the cells of a batch are turned into columns, and a column becomes numbers by one C-speed `map(float)`;
-only where that fails is it taken cell by cell. What a cell means depends on its text alone:
+How: Arrow reads a batch whose columns are as they were in the batch before; anything else is taken line by
+line and cell by cell. What a cell means depends on its text alone:
 
 | cell | becomes |
 | --- | --- |
@@ -22,7 +22,7 @@ byte order mark are taken as they are meant. Empty lines are no records, and the
 
 Use it when: the data lie in a file; many columns (names are written once).
 Do not use it when: labels come later than features, or columns appear while the stream runs: JSON has both.
-Cost: about 1.5 microseconds a row of 9 columns.
+Cost: about 0.8 microseconds a row of 9 columns; 5 in a batch with quotes or rejects.
 """
 
 import csv
@@ -31,6 +31,8 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
 
 from adaptd.contracts import NUMBER, Column, Fields, Reject, Rows, State
 from adaptd.errors import InputError
@@ -48,6 +50,7 @@ from adaptd.records import (
 
 MISSING = frozenset(("", "NA", "N/A", "NaN", "nan", "null", "NULL"))
 CACHE_MAX = 65536
+ARROW_BYTES_MAX = 1 << 30
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,40 +73,22 @@ class CsvDecoder:
         self.fields = fields
         self.records = 0
         self.header: list[str] | None = None
-        self._underscores = True
+        # Columns of plain numbers as far as seen: for speed only, and so no part of the state.
+        self._numeric: set[str] = set()
         self._values = ValueCache()
         self._keys = KeyCache()
 
     def decode(self, lines: bytes, kinds: Mapping[str, int]) -> Rows:
         """As the protocol says. Raises InputError for a header that cannot be used."""
-        split = self._split(lines)
-        if self.header is None and split:
-            self.header = self._read_header(split.pop(0))
-        cells = None if b'"' in lines else self._plain_cells(split)
-        self._underscores = b"_" in lines
-        positions = range(self.records + 1, self.records + 1 + len(split))
-        self.records += len(split)
-        rejects: list[Reject] = []
-        if cells is None:
-            cells, kept = [], []
-            for position, line in zip(positions, split, strict=True):
-                try:
-                    cells.append(self._cells(line))
-                    kept.append(position)
-                except RecordError as fault:
-                    rejects.append(rejected(fault, position, line))
-        else:
-            kept = list(positions)
-        rows = self._rows(cells, kinds)
-        rows.positions = np.array(kept, dtype=np.int64)
-        faults = self._unusable(rows, cells)
-        if faults:
-            for i, reason in faults.items():
-                rejects.append(rejected(reason, kept[i], self.delimiter.join(cells[i])))
-            good = [i for i in range(len(cells)) if i not in faults]
-            rows = self._rows([cells[i] for i in good], kinds)
-            rows.positions = np.array([kept[i] for i in good], dtype=np.int64)
-        rows.rejects = sorted(rejects, key=lambda one: one.position)
+        if b"\r" in lines:
+            lines = lines.replace(b"\r\n", b"\n")
+        while self.header is None and lines:
+            line, _, lines = lines.partition(b"\n")
+            if line.strip(b"\r"):
+                self.header = self._read_header(decoded(line.strip(b"\r")))
+        rows = self._plain_rows(lines, kinds)
+        if rows is None:
+            rows = self._careful_rows(lines, kinds)
         return without_empty_columns(rows)
 
     def state(self) -> State:
@@ -113,24 +98,72 @@ class CsvDecoder:
         self.records = int(state["records"])
         self.header = None if state["header"] is None else list(state["header"])
 
-    def _split(self, lines: bytes) -> list[str | bytes]:
-        """The lines that are not empty; bytes for one that is not UTF-8."""
-        split: list[str | bytes]
-        try:
-            split = list(lines.decode().split("\n"))
-            if b"\r" in lines:
-                split = [line.rstrip("\r") for line in lines.decode().split("\n")]
-        except UnicodeDecodeError:
-            split = [decoded(line.rstrip(b"\r")) for line in lines.split(b"\n")]
-        if split and split[-1] == "":
-            split.pop()
-        return [line for line in split if line] if "" in split else split
+    def _plain_rows(self, lines: bytes, kinds: Mapping[str, int]) -> Rows | None:
+        """Rows by Arrow's reader; None when anything is not as the last batch lets expect.
 
-    def _plain_cells(self, split: list[str | bytes]) -> list[list[str]] | None:
-        """The cells of lines without quotes; None when there is a fault."""
-        cells = [line.split(self.delimiter) for line in split if isinstance(line, str)]
-        whole = len(cells) == len(split) and {len(self.header or ())}.issuperset(map(len, cells))
-        return cells if whole else None
+        What Arrow takes for a number is what `float` gives; what it refuses comes to `_careful_rows`.
+        """
+        header = self.header or []
+        if not self._numeric or b'"' in lines or b"\r" in lines or not 0 < len(lines) < ARROW_BYTES_MAX:
+            return None
+        places = [str(j) for j in range(len(header))]
+        kinds_of = {
+            place: pa.float64() if name in self._numeric else pa.string()
+            for place, name in zip(places, header, strict=True)
+        }
+        try:
+            table = arrow_csv.read_csv(
+                pa.py_buffer(lines),
+                arrow_csv.ReadOptions(use_threads=False, column_names=places, block_size=len(lines) + 1),
+                arrow_csv.ParseOptions(delimiter=self.delimiter, quote_char=False),
+                arrow_csv.ConvertOptions(column_types=kinds_of, null_values=sorted(MISSING)),
+            )
+        except (pa.ArrowException, ValueError):
+            return None
+        texts = {
+            name: column.to_numpy() if name in self._numeric else column.to_pylist()
+            for name, column in zip(header, table.columns, strict=True)
+        }
+        rows = self._rows(texts, table.num_rows, kinds)
+        if self._unusable(rows):
+            return None
+        rows.positions = np.arange(self.records + 1, self.records + rows.n + 1)
+        self.records += rows.n
+        return rows
+
+    def _careful_rows(self, lines: bytes, kinds: Mapping[str, int]) -> Rows:
+        """Rows cell by cell, and the rejects."""
+        cells: list[list[str]] = []
+        kept: list[int] = []
+        rejects: list[Reject] = []
+        for raw in lines.split(b"\n"):
+            raw = raw.rstrip(b"\r")
+            if not raw:
+                continue
+            self.records += 1
+            try:
+                cells.append(self._cells(decoded(raw)))
+                kept.append(self.records)
+            except RecordError as fault:
+                rejects.append(rejected(fault, self.records, raw))
+        rows = self._rows(self._texts(cells), len(cells), kinds)
+        rows.positions = np.array(kept, dtype=np.int64)
+        faults = self._unusable(rows)
+        if faults:
+            for i, reason in faults.items():
+                rejects.append(rejected(reason, kept[i], self.delimiter.join(cells[i]).encode()))
+            good = [i for i in range(len(cells)) if i not in faults]
+            rows = self._rows(self._texts([cells[i] for i in good]), len(good), kinds)
+            rows.positions = np.array([kept[i] for i in good], dtype=np.int64)
+        rows.rejects = sorted(rejects, key=lambda one: one.position)
+        if rows.n:
+            self._numeric = {name for name, column in rows.columns.items() if isinstance(column, np.ndarray)}
+        return rows
+
+    def _texts(self, cells: list[list[str]]) -> dict[str, Any]:
+        header = self.header or []
+        by_column: list[Any] = list(zip(*cells, strict=True)) if cells else [()] * len(header)
+        return dict(zip(header, by_column, strict=True))
 
     def _cells(self, line: str | bytes) -> list[str]:
         """The cells of one line. Raises RecordError."""
@@ -167,11 +200,9 @@ class CsvDecoder:
             )
         return names
 
-    def _rows(self, cells: list[list[str]], kinds: Mapping[str, int]) -> Rows:
-        """Columns of the cells; ids, labels and weights not yet judged."""
-        header, fields, n = self.header or [], self.fields, len(cells)
-        by_column = list(zip(*cells, strict=True)) if n else [()] * len(header)
-        texts: dict[str, tuple[str, ...]] = dict(zip(header, by_column, strict=True))
+    def _rows(self, texts: dict[str, Any], n: int, kinds: Mapping[str, int]) -> Rows:
+        """Columns from texts or from numbers; ids, labels and weights not yet judged."""
+        header, fields = self.header or [], self.fields
         special = {fields.id, fields.target, fields.time, fields.weight, *fields.ignore, *fields.echo, ""}
         columns = {
             name: self._column(texts[name], kinds.get(name) == NUMBER)
@@ -197,7 +228,9 @@ class CsvDecoder:
             ]
         return Rows(n, columns, ids, labels, has_features, times, weights, echo)
 
-    def _column(self, texts: tuple[str, ...], numeric: bool) -> Column:
+    def _column(self, texts: Any, numeric: bool) -> Column:
+        if isinstance(texts, np.ndarray):
+            return texts
         try:
             values = np.array(list(map(float, texts)))
         except ValueError:
@@ -208,12 +241,12 @@ class CsvDecoder:
                 if numeric and {float, bool, type(None)}.issuperset(map(type, found)):
                     return np.array(found, dtype=np.float64)
                 return column_of(found)
-        if self._underscores and "_" in "".join(texts):
+        if "_" in "".join(texts):
             # Python reads 1_000 as a number; nobody else does.
             return column_of(list(map(self._values.__getitem__, texts)))
         return values
 
-    def _raw_keys(self, texts: dict[str, tuple[str, ...]], name: str, n: int) -> list[bytes | None]:
+    def _raw_keys(self, texts: dict[str, Any], name: str, n: int) -> list[bytes | None]:
         return list(map(self._keys.__getitem__, texts[name])) if name and name in texts else [None] * n
 
     def _weight(self, text: str) -> float:
@@ -223,7 +256,7 @@ class CsvDecoder:
         except RecordError:
             return np.nan
 
-    def _unusable(self, rows: Rows, cells: list[list[str]]) -> dict[int, RecordError]:
+    def _unusable(self, rows: Rows) -> dict[int, RecordError]:
         """Why rows cannot be taken, by their place."""
         faults: dict[int, RecordError] = {}
         for reason, keys in (("bad_id", rows.ids), ("bad_label", rows.labels)):
@@ -234,8 +267,7 @@ class CsvDecoder:
                             reason, f"must have at most {KEY_BYTES_MAX} bytes; got {len(key)}"
                         )
         for i in np.flatnonzero(np.isnan(rows.weights)).tolist():
-            got = cells[i][(self.header or []).index(self.fields.weight)][:200]
-            detail = f"the weight must be a finite number of at least 0; got {got!r}"
+            detail = f"the weight {self.fields.weight!r} must be a finite number of at least 0"
             faults[i] = RecordError("bad_weight", detail)
         for i in np.flatnonzero(~rows.has_features).tolist():
             try:
@@ -295,9 +327,8 @@ def decoded(line: bytes) -> str | bytes:
         return line
 
 
-def rejected(fault: RecordError, position: int, line: str | bytes) -> Reject:
+def rejected(fault: RecordError, position: int, raw: bytes) -> Reject:
     """For the dead letters."""
-    raw = line if isinstance(line, bytes) else line.encode()
     return Reject(fault.reason, fault.detail, position, raw[:RAW_BYTES_MAX])
 
 

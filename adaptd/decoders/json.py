@@ -50,8 +50,8 @@ from adaptd.records import (
     without_empty_columns,
 )
 
-NAMES_MAX = 4096
-"""Columns that the typed struct holds; records with others take the slow way, and lose nothing."""
+NAMES_MAX = 1024
+"""Columns the typed struct holds beside those in `kinds`; records with more lose only speed."""
 
 NAN = math.nan
 BOM = b"\xef\xbb\xbf"
@@ -217,7 +217,7 @@ class TypedRecords:
         self.shape = decoder._shape()
         hidden = decoder._ignore if self.nested else decoder._special
         known = dict.fromkeys([*decoder._kinds, *decoder._names])
-        names = [name for name in known if name not in hidden and is_plain(name)][:NAMES_MAX]
+        names = [name for name in known if name not in hidden and is_plain(name)]
         self.features = {f"f{i}": name for i, name in enumerate(names)}
         self.getters = {name: attrgetter(attribute) for attribute, name in self.features.items()}
         self.numeric = {name: decoder._kinds.get(name) == NUMBER for name in names}
@@ -251,7 +251,7 @@ class TypedRecords:
         records = self._decode_lines(lines)
         if records is None and b"NaN" in lines:
             # Python's and Java's writers put NaN for a missing number, often in every line.
-            records = self._decode_lines(NOT_FINITE.sub(finite_token, lines))
+            records = self._decode_lines(without_nan(lines))
         return records
 
     def _decode_lines(self, lines: bytes) -> list[Any] | None:
@@ -461,6 +461,17 @@ def parsed(line: bytes, decode: Any) -> dict[str, Raw]:
         if plain == line:
             raise RecordError("not_json", f"must be JSON: {fault}") from None
         return parsed(plain, decode)
+
+
+def without_nan(lines: bytes) -> bytes:
+    """NaN outside of text becomes null."""
+    code = np.frombuffer(lines, np.uint8)
+    inside = np.logical_xor.accumulate(code == 34)
+    # Without a backslash a quote always opens or closes a text.
+    simple = b"\\" not in lines and not inside[code == 10].any()
+    if simple and not any(inside[match.start()] for match in re.finditer(b"NaN", lines)):
+        return lines.replace(b"NaN", b"null")
+    return NOT_FINITE.sub(finite_token, lines)
 
 
 def finite_token(match: re.Match[bytes]) -> bytes:

@@ -23,8 +23,8 @@ BINS, PLACE = 0, 1  # bins in use, the missing value's not counted; a category's
 CODES_MAX = 1024
 
 # Entries of `options` (float64).
-RATE, RIDGE, LEAST_HESSIAN, SUBSAMPLE, WORK, DELTA, REACH, SMOOTH, FOCUS = range(9)
-N_OPTIONS = 9
+RATE, RIDGE, LEAST_HESSIAN, SUBSAMPLE, WORK, DELTA, REACH, SMOOTH, FOCUS, GAMMA = range(10)
+N_OPTIONS = 10
 
 # Columns of a leaf's record while a tree is fitted.
 START, COUNT, NODE, GRADIENT, HESSIAN, GAIN, SLOT, BIN, MISSING_LEFT, LEFT_GRADIENT, LEFT_HESSIAN = range(11)
@@ -244,10 +244,14 @@ def grow_tree(
 
     gradients: [rows, 2], gradient and hessian. histograms: [leaves, chosen, bins + 1, 2].
     """
-    G = H = 0.0
+    G = H = squares = 0.0
     for i in range(n):
-        G += gradients[order[i], 0]
+        g = gradients[order[i], 0]
+        G += g
+        squares += g * g
         H += gradients[order[i], 1]
+    # What the best of many splits of pure noise gains is a few times the gradients' variance.
+    least_gain = options[GAMMA] * squares / max(H, 1e-300)
     records[0, START], records[0, COUNT], records[0, NODE] = 0.0, n, 0.0
     records[0, GRADIENT], records[0, HESSIAN] = G, H
     set_leaf(nodes, 0, 0)
@@ -260,8 +264,7 @@ def grow_tree(
             if records[leaf, GAIN] > records[best, GAIN]:
                 best = leaf
         parent = records[best]
-        # A gain that is rounding in the sums is none.
-        if not parent[GAIN] > 1e-9 * (1e-300 + abs(parent[GRADIENT])):
+        if not parent[GAIN] > least_gain:
             break
         feature = features[int(parent[SLOT])]
         n_left = part_rows(order, spare, parent, bins, feature, ranks, plan)

@@ -150,7 +150,12 @@ def apply_map(table, shares, p, mark):
     low = min(int(place), points - 2)
     mapped = table[0, low] + (place - low) * (table[0, low + 1] - table[0, low])
     blend = shares[0] * plain + shares[1] * mapped
-    scale = (1.0 - blend) / (1.0 - plain)
+    # Summed, not 1 - p[top]: next to certainty that difference is mostly rounding.
+    rest = 0.0
+    for c in range(p.shape[0]):
+        if c != top:
+            rest += p[c]
+    scale = (1.0 - blend) / max(rest, 1e-250)
     for c in range(p.shape[0]):
         p[c] *= scale
     p[top] = blend
@@ -166,8 +171,11 @@ def learn_map(table, shares, mark, y, gain):
     hit = 1.0 if int(mark[0]) == y else 0.0
     plain = mark[2] if hit > 0.0 else 1.0 - mark[2]
     mapped = max(mark[3] if hit > 0.0 else 1.0 - mark[3], 1e-6)
-    a = shares[0] * plain**gain
-    b = shares[1] * mapped**gain
+    if gain != 1.0:
+        plain = plain**gain
+        mapped = mapped**gain
+    a = shares[0] * plain
+    b = shares[1] * mapped
     shares[0] = (1.0 - MAP_SHARE) * a / (a + b) + 0.5 * MAP_SHARE
     shares[1] = (1.0 - MAP_SHARE) * b / (a + b) + 0.5 * MAP_SHARE
     low = int(mark[1])

@@ -146,7 +146,7 @@ def new_tree(nodes, leaves, slots, observers, counters, n_features, random):
 def split_leaf(
     nodes, leaves, slots, observers, counters, n_features, random, node, feature, threshold, heavy
 ):
-    """Turn the leaf at `node` into a branch; both children are cleared leaves. Gives the left child's node."""
+    """Turn the leaf at `node` into a branch with two cleared leaves. Gives the left child's node."""
     leaf = int(nodes[node, CHILD])
     pair = take_pair(nodes, counters)
     clear_leaf(leaves, slots, observers, leaf, n_features, random)

@@ -51,6 +51,10 @@ PRIOR_WEIGHT = 2.0
 PRIOR_SPREAD = 0.25
 # Features that depend on each other make naive Bayes too sure: its scores are divided by 1 + 0.1 a feature.
 TEMPER = 0.1
+# Within these, products of variances neither overflow nor vanish before their logarithm is taken.
+SMALLEST_SPREAD, LARGEST_SPREAD = 1e-70, 1e70
+# Squares of what is larger overflow.
+LARGEST = 1e150
 
 # The normal distribution function in steps of 1/64 up to 6: interpolated, off by less than 1e-5.
 STEPS = 64
@@ -73,11 +77,12 @@ def vote_columns(n_classes: int) -> int:
 def normal_below(z):
     """The normal distribution function."""
     position = abs(z) * STEPS
-    if position >= 6.0 * STEPS:
-        value = 1.0
-    else:
+    # NaN (0 / 0, a spread that vanished) must not become an index.
+    if position < 6.0 * STEPS:
         i = int(position)
         value = PHI[i] + (position - i) * (PHI[i + 1] - PHI[i])
+    else:
+        value = 1.0
     return value if z >= 0.0 else 1.0 - value
 
 
@@ -103,7 +108,10 @@ def find_best(weights):
 
 @subkernel
 def bayes_scores(x, class_weights, slots, observer, capacities, scores, spreads):
-    """Log of prior times likelihood a class, up to a constant; False when no class is possible."""
+    """A class's log of prior times likelihood, up to a constant; False when no class is possible.
+
+    spreads: scratch, one a slot: the squared deviations that a class starts with, -1 to pass over the slot.
+    """
     for s in range(slots.shape[0]):
         spreads[s] = -1.0
         feature = slots[s]
@@ -121,7 +129,8 @@ def bayes_scores(x, class_weights, slots, observer, capacities, scores, spreads)
                 high = max(high, observer[c, s, GREATEST])
         # What has one value only in this leaf tells nothing.
         if low < high:
-            spreads[s] = min(max(PRIOR_SPREAD * (high - low), 1e-100), 1e100) ** 2 * PRIOR_WEIGHT
+            spread = min(max(PRIOR_SPREAD * (high - low), SMALLEST_SPREAD), LARGEST_SPREAD)
+            spreads[s] = PRIOR_WEIGHT * spread * spread
     strength = 0.5 / (1.0 + TEMPER * (slots.shape[0] - 1))
     possible = False
     for c in range(scores.shape[0]):
@@ -146,6 +155,7 @@ def bayes_scores(x, class_weights, slots, observer, capacities, scores, spreads)
                     score = IMPOSSIBLE
                     break
                 variance = (observer[c, s, SQUARES] + spreads[s]) / (n + PRIOR_WEIGHT)
+                variance = min(variance, LARGEST_SPREAD * LARGEST_SPREAD)
                 difference = value - observer[c, s, MEAN]
                 distance += difference * difference / variance
                 product /= variance
@@ -237,7 +247,7 @@ def find_threshold(observer, s, is_number, left, total):
 
 @subkernel
 def try_split(nodes, leaves, slots, observers, counters, capacities, random, options, node, work):
-    """Split the leaf at `node` when it is impure and the Hoeffding bound lets it: 1 when it was split, else 0.
+    """Split the leaf at `node` when it is impure and the Hoeffding bound lets it; 1 when split, else 0.
 
     The threshold within a feature is chosen by Gini, which needs no logarithms; features are compared by
     their information gain.
@@ -326,6 +336,7 @@ def learn_leaf(x, c, weight, row, slots, observer, capacities, bayes_class):
             observer[c, s, WEIGHT] += weight
             observer[c, s, 1 + bucket(value)] += weight
             continue
+        value = min(max(value, -LARGEST), LARGEST)
         n = observer[c, s, WEIGHT] + weight
         if n == weight:
             observer[c, s, MEAN] = value
@@ -335,7 +346,7 @@ def learn_leaf(x, c, weight, row, slots, observer, capacities, bayes_class):
             difference = value - observer[c, s, MEAN]
             mean = observer[c, s, MEAN] + difference * weight / n
             observer[c, s, MEAN] = mean
-            # Past 1e150 squares overflow; an infinite variance would make all distances NaN.
+            # An infinite variance would make all distances NaN.
             observer[c, s, SQUARES] = min(
                 observer[c, s, SQUARES] + weight * difference * (value - mean), 1e300
             )

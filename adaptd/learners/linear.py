@@ -11,7 +11,7 @@ their softmax gradients are mirror images, so are their weights.
 
 *Use it when* anything is unknown: it is fast, follows drift, and is hard to break.
 *Do not use it when* classes enclose each other; `interactions` helps then, at the cost of speed.
-*Cost*: about 0.3 us a row with 10 numbers and 2 classes, 2.5 us with 33 numbers and 6 classes; 32 bytes a
+*Cost*: about 0.4 us a row with 10 numbers and 2 classes, 2.5 us with 33 numbers and 6 classes; 32 bytes a
 slot and score. With `interactions` about ten times the time, and 512 KiB more a score.
 *Reference*: T. Tieleman, G. Hinton, "Lecture 6.5: RMSprop" (2012); P. Huber, "Robust estimation of a
 location parameter" (1964).

@@ -4,7 +4,7 @@
 (`kernels/scaling.py`). Hidden neurons are leaky: h = a for a > 0, else a / 5. Three copies on a ladder
 (`kernels/ladder.py`) start equal (He's initialisation, last layer 0) and learn at rates eta / 2, eta, 2 eta:
 
-    g = dL/dw        G <- G + max(1/n, .001) (g^2 - G)        w -= rate * clip(g / (sqrt(G) + .001), -10, 10)
+    g = dL/dw     G += max(1/n, .001) (g^2 - G)  (middle copy)     w -= rate * clip(g / (sqrt(G) + .001), 10)
 
 L is the log loss, or for regression Huber's loss of the standardised target.
 
@@ -12,8 +12,9 @@ The choices were measured, on streams: momentum (Adam) costs up to half the accu
 together in time; neurons that can die do die at the high rates that the ladder finds useful there.
 
 *Use it when* inputs act together and curves matter, and rows are many: it beats lines after some thousands.
-*Do not use it when* classes are many small islands (nearest neighbours) or rules on single inputs (trees).
-*Cost*: about 3 us a row with 10 numbers and hidden (10, 10); 48 bytes a weight, that is
+*Do not use it when* classes are many small islands (nearest neighbours), rules on single inputs (trees), or
+categories have hundreds of codes (lines: a code seen twice teaches a net too much).
+*Cost*: about 4 us a row with 10 numbers and hidden (10, 10); 32 bytes a weight, that is
 (slots * h1 + (h1 + 1) * h2 + (h2 + 1) * scores) of them.
 *Reference*: K. He et al., "Delving deep into rectifiers" (2015); A. Maas et al., "Rectifier nonlinearities
 improve neural network acoustic models" (2013); T. Tieleman, G. Hinton, "Lecture 6.5: RMSprop" (2012).
@@ -113,7 +114,7 @@ class Perceptron:
         layers.append(np.zeros((config.hidden[-1] + 1, int(self._sizes[-1]))))
         flat = np.concatenate([layer.ravel() for layer in layers])
         self.weights = np.tile(flat, (self.rungs.shape[1], 1))
-        self.squares = np.zeros_like(self.weights)
+        self.squares = np.zeros_like(flat)
 
     def _first_layer(self, plan: Ints, n_slots: int) -> Floats:
         """He's initialisation for as many inputs as a row has active."""
@@ -139,7 +140,7 @@ class Perceptron:
         sizes = sizes_of(self._config, layout, n_slots)
         fresh = self._first_layer(plan, n_slots)
         weights = self._relaid(self.weights, fresh, moves, sizes, mirror=-1.0)
-        self.squares = self._relaid(self.squares, np.zeros_like(fresh), moves, sizes, mirror=1.0)
+        self.squares = self._relaid(self.squares[None], np.zeros_like(fresh), moves, sizes, mirror=1.0)[0]
         self.weights = weights
         self.stats = enlarged(self.stats, scaling.statistics(layout.n_features).shape)
         self._plan, self._n_slots, self._sizes, self._layout = plan, n_slots, sizes, layout
@@ -218,52 +219,67 @@ def forward(weights, sizes, slots, values, outputs):
 
 
 @subkernel
-def adjust(weights, squares, first, errors, n, z, rate, fade):
-    """One step of the `n` weights from `first` on, which lead from an input z to neurons with `errors`."""
-    # Views that are indexed by the loop's variable alone: only such loops become vector instructions.
-    w = weights[first : first + n]
-    squares_here = squares[first : first + n]
-    e = errors[:n]
-    for j in range(n):
-        g = e[j] * z
-        square = squares_here[j] + fade * (g * g - squares_here[j])
-        squares_here[j] = square
-        length = g / (math.sqrt(square) + SQUARE_FLOOR)
-        w[j] -= rate * min(max(length, -LONGEST_STEP), LONGEST_STEP)
+def measure(squares, scales, gradient, fade):
+    """Take a gradient into G, and what steps are to be multiplied with into `scales`."""
+    # Indexed by the loop's variable alone: only such loops become vector instructions.
+    for j in range(squares.shape[0]):
+        g = gradient[j]
+        squares[j] += fade * (g * g - squares[j])
+        scales[j] = 1.0 / (math.sqrt(squares[j]) + SQUARE_FLOOR)
 
 
 @subkernel
-def backward(weights, squares, sizes, slots, values, outputs, errors, rate, fade):
-    """One step; errors [layers, neurons] comes with its last row filled, the derivative by the scores."""
+def adjust(weights, scales, gradient, rate):
+    """One normalised step of all `weights` by `gradient`, arrays of one length."""
+    for j in range(weights.shape[0]):
+        weights[j] -= rate * min(max(gradient[j] * scales[j], -LONGEST_STEP), LONGEST_STEP)
+
+
+@subkernel
+def backward(weights, squares, scales, sizes, slots, values, outputs, errors, gradient, rate, fade):
+    """One step; errors [layers, neurons] comes with its last row filled, the derivative by the scores.
+
+    `gradient` is room for one of all weights; with a `fade` above 0 it is taken into G first.
+    """
+    first_end = sizes[0] * sizes[1]
     end = weights.shape[0]
     for layer in range(sizes.shape[0] - 2, 0, -1):
         n_in = sizes[layer]
         n_out = sizes[layer + 1]
         start = end - (n_in + 1) * n_out
         for i in range(n_in):
+            h = outputs[layer - 1, i]
             row = start + i * n_out
-            # Errors go back through the weights as they were for the prediction, so before their step.
             error = 0.0
             for j in range(n_out):
                 error += weights[row + j] * errors[layer, j]
-            h = outputs[layer - 1, i]
+                gradient[row + j] = errors[layer, j] * h
             errors[layer - 1, i] = error if h > 0.0 else LEAK * error
-            adjust(weights, squares, row, errors[layer], n_out, h, rate, fade)
-        adjust(weights, squares, start + n_in * n_out, errors[layer], n_out, 1.0, rate, fade)
+        for j in range(n_out):
+            gradient[start + n_in * n_out + j] = errors[layer, j]
         end = start
+    if fade > 0.0:
+        measure(squares[first_end:], scales[first_end:], gradient[first_end:], fade)
+    adjust(weights[first_end:], scales[first_end:], gradient[first_end:], rate)
+    n = sizes[1]
     for i in range(slots.shape[0]):
-        adjust(weights, squares, slots[i] * sizes[1], errors[0], sizes[1], values[i], rate, fade)
+        for j in range(n):
+            gradient[j] = errors[0, j] * values[i]
+        first = slots[i] * n
+        if fade > 0.0:
+            measure(squares[first : first + n], scales[first : first + n], gradient[:n], fade)
+        adjust(weights[first : first + n], scales[first : first + n], gradient[:n], rate)
 
 
 @subkernel
-def watch(squares, sizes, slots, values, errors, rate, moving):
-    """Bring the lengths for the vitals up to date; the first layer, where most weights are, stands for all."""
+def watch(scales, sizes, slots, values, errors, rate, moving):
+    """Bring the lengths for the vitals up to date; the first layer, where most weights are, stands for it."""
     gradient2 = 0.0
     step2 = 0.0
     for i in range(slots.shape[0]):
         for j in range(sizes[1]):
             g = errors[0, j] * values[i]
-            length = g / (math.sqrt(squares[slots[i] * sizes[1] + j]) + SQUARE_FLOOR)
+            length = g * scales[slots[i] * sizes[1] + j]
             gradient2 += g * g
             step2 += (rate * min(max(length, -LONGEST_STEP), LONGEST_STEP)) ** 2
     moving[GRADIENT_NORM] += VITALS_FADE * (math.sqrt(gradient2) - moving[GRADIENT_NORM])
@@ -332,7 +348,7 @@ def predict(outputs, n_scores, rungs, options, target, p, out):
 
 @kernel(
     "void(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], i8[:,::1], f8[:,::1], i8[::1], f8[:,::1], "
-    "f8[:,::1], f8[:,::1], f8[::1], f8[::1], f8[:,::1])"
+    "f8[::1], f8[:,::1], f8[::1], f8[::1], f8[:,::1])"
 )
 def walk(x, y, op, weight, out, plan, stats, sizes, weights, squares, rungs, moving, options, target):
     n_rungs = weights.shape[0]
@@ -348,6 +364,8 @@ def walk(x, y, op, weight, out, plan, stats, sizes, weights, squares, rungs, mov
     likelihoods = np.empty(n_rungs)
     row_losses = np.empty(n_rungs)
     p = np.empty(n_scores)
+    gradient = np.empty(weights.shape[1])
+    scales = np.empty(weights.shape[1])
     for t in range(x.shape[0]):
         learns = op[t] & LEARN != 0 and weight[t] > 0.0 and options[RATE_SCALE] > 0.0
         predicts = op[t] & PREDICT != 0
@@ -366,15 +384,29 @@ def walk(x, y, op, weight, out, plan, stats, sizes, weights, squares, rungs, mov
         middle = n_rungs // 2
         fade = max(1.0 / (moving[LEARNED] + 1.0), SQUARE_FADE)
         least = np.inf
-        for r in range(n_rungs):
+        # The middle rung goes first: G is its own, and the others step by it too.
+        for turn in range(n_rungs):
+            r = (turn + middle) % n_rungs
             rate = moving[ladder.ETA] * 2.0 ** (r - middle) * options[RATE_SCALE] * min(weight[t], HEAVIEST)
             row_losses[r] = judge(
                 outputs[r, n_layers - 1], n_scores, y[t], options, target, errors[n_layers - 1]
             )
             least = min(least, row_losses[r])
-            backward(weights[r], squares[r], sizes, slots, values, outputs[r], errors, rate, fade)
+            backward(
+                weights[r],
+                squares,
+                scales,
+                sizes,
+                slots,
+                values,
+                outputs[r],
+                errors,
+                gradient,
+                rate,
+                fade if r == middle else 0.0,
+            )
             if r == middle and moving[LEARNED] % VITALS_ROWS == 0.0:
-                watch(squares[r], sizes, slots, values, errors, rate, moving)
+                watch(scales, sizes, slots, values, errors, rate, moving)
         # A regression's losses in units of their usual size are log likelihoods, whatever the noise.
         unit = 1.0
         if options[IS_REGRESSION] > 0.0:
@@ -386,7 +418,6 @@ def walk(x, y, op, weight, out, plan, stats, sizes, weights, squares, rungs, mov
             rungs, likelihoods, row_losses, moving, options[MARGIN] * unit, options[COOL_DOWN]
         )
         ladder.shift(weights, move)
-        ladder.shift(squares, move)
         scaling.observe_row(x[t], plan, stats, options[SCALE_FADE])
         if options[IS_REGRESSION] > 0.0:
             scaling.observe_target(y[t], target, options[SCALE_FADE])

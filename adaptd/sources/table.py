@@ -56,9 +56,9 @@ class TableSource:
     def seek(self, position: State) -> None:
         if "row" not in position or position["size"] != self._size:
             raise InputError(
-                f"{self.config.path!r} is not the table that the checkpoint was made from: it must "
-                f"{position.get('size', 'its former number of')} bytes; got {self._size}. Bring that one back, "
-                "or choose another checkpoint directory to start anew."
+                f"{self.config.path!r} is not the table that the checkpoint was made from: it must have "
+                f"{position.get('size', 'its former number of')} bytes; got {self._size}. "
+                "Bring that table back, or choose another checkpoint directory to start anew."
             )
         self._row = int(position["row"])
         self._rows = self._batches(self._row)
