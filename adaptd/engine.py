@@ -6,10 +6,10 @@ bit of what it gives. `daemon.py` feeds it from a source and writes its answers 
 """
 
 import math
-from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from adaptd import config as configuration
 from adaptd import events, rates, schema
@@ -22,6 +22,7 @@ from adaptd.contracts import (
     Controller,
     Detector,
     Floats,
+    Ints,
     Layout,
     Reject,
     Rows,
@@ -80,7 +81,9 @@ class Lane:
         self.layout = layout
         self.pool = Pool(self.config, layout)
         n = len(self.pool.slots)
-        module, options = configuration.built("controllers", self.config.controller)
+        # A pool of one needs nobody to weigh it: its learner answers.
+        chosen = self.config.controller if n > 1 else {"kind": "champion"}
+        module, options = configuration.built("controllers", chosen)
         self.controller: Controller = module.build(options, layout, n)
         module, options = configuration.built("detectors", self.config.drift)
         self.detector: Detector = module.build(options)
@@ -117,60 +120,70 @@ class Lane:
                 if held is not None:
                     held = held if self.accept(held) else None
                     targets = self.targets(rows)
-        return answers
+        return merged(answers)
 
     def run(self, plan: Plan, rows: Rows, segment_x: Floats, start: int) -> list[Answers]:
         """One block: the learners walk it, then the controller, the scores and the detector."""
         source, slot = np.asarray(plan.source), np.asarray(plan.slot)
         op, y = np.asarray(plan.op, np.uint8), np.asarray(plan.y, np.float64)
-        is_late = source == NONE
-        if is_late.any():
-            x = np.empty((len(op), self.layout.n_features))
-            x[~is_late] = segment_x[source[~is_late] - start]
-            weight = np.empty(len(op))
-            weight[~is_late] = rows.weights[source[~is_late]]
-            origin = self.origins(source, slot)
-            waited, here = is_late & (origin == NONE), is_late & (origin != NONE)
-            x[waited], x[here] = self.labels.x[slot[waited]], x[origin[here]]
-            weight[is_late] = self.labels.weight[slot[is_late]]
+        late: Late | None = None
+        if plan.is_plain:
+            part = slice(int(source[0]), int(source[-1]) + 1)
+            x, weight = segment_x[part.start - start : part.stop - start], rows.weights[part]
         else:
-            x, weight = segment_x[source[0] - start : source[-1] + 1 - start], rows.weights[source]
+            late = Late(source == NONE, slot, self.origins(source, slot))
+            x, weight = self.gathered(rows, segment_x, source - start, source, late)
 
         predictions = self.pool.step(x, y, op, weight)
-        if is_late.any():
-            predictions[:, waited] = self.labels.predictions[slot[waited]].swapaxes(0, 1)
-            predictions[:, here] = predictions[:, origin[here]]
+        if late is not None:
+            predictions[:, late.waited] = self.labels.predictions[late.slots].swapaxes(0, 1)
+            predictions[:, late.here] = predictions[:, late.origins]
         blend = np.full((len(op), self.layout.width), np.nan)
         self.controller.step(predictions, y, op, weight, blend)
         if self.pinned != NONE:
             pinned = predictions[self.pinned]
             spoken = ((op & PREDICT) != 0) & ~np.isnan(pinned).any(axis=1)
             blend[spoken] = pinned[spoken]
-        if is_late.any():
-            blend[waited] = self.labels.blend[slot[waited]]
-            blend[here] = blend[origin[here]]
-
-        asked = source[~is_late]
-        waits = ~is_late & (slot != NONE)
-        if waits.any():
+        if late is not None:
+            blend[late.waited] = self.labels.blend[late.slots]
+            blend[late.here] = blend[late.origins]
+            waits = ~late.is_late & (slot != NONE)
             self.labels.x[slot[waits]] = x[waits]
             self.labels.predictions[slot[waits]] = predictions[:, waits].swapaxes(0, 1)
             self.labels.blend[slot[waits]] = blend[waits]
-        answers = Answers(
-            [rows.ids[i] for i in asked] if len(asked) < rows.n else rows.ids,
-            self.rows + 1,
-            blend[~is_late],
-            self.layout.task,
-            self.pinned if self.pinned != NONE else self.controller.speaker(),
-            None if rows.echo is None else [rows.echo[i] for i in asked],
-        )
-        self.rows += len(asked)
-        self.delays += [self.rows - row for row in self.labels.row[slot[is_late]].tolist()]
+
+        answers = self.answers(rows, source, blend, late)
+        self.rows += len(answers.ids)
+        if late is not None:
+            self.delays += [self.rows - row for row in self.labels.row[slot[late.is_late]].tolist()]
         self.remember_first_rows(x, y, op, weight, blend)
         self.evaluate(predictions, blend, y, op)
-        return [answers] if len(asked) else []
+        return [answers] if answers.ids else []
 
-    def origins(self, source: Any, slot: Any) -> Any:
+    def gathered(
+        self, rows: Rows, segment_x: Floats, place: Ints, source: Ints, late: "Late"
+    ) -> tuple[Floats, Floats]:
+        """Features and weights of a block, from the read and from the label buffer."""
+        x, weight = np.empty((len(source), self.layout.n_features)), np.empty(len(source))
+        x[~late.is_late] = segment_x[place[~late.is_late]]
+        weight[~late.is_late] = rows.weights[source[~late.is_late]]
+        x[late.waited], weight[late.waited] = self.labels.x[late.slots], self.labels.weight[late.slots]
+        x[late.here], weight[late.here] = x[late.origins], weight[late.origins]
+        return x, weight
+
+    def answers(self, rows: Rows, source: Ints, blend: Floats, late: "Late | None") -> Answers:
+        """What is said of the block's rows that asked."""
+        if late is None:
+            part = slice(int(source[0]), int(source[-1]) + 1)
+            ids, echo, values = rows.ids[part], rows.echo and rows.echo[part], blend
+        else:
+            asked = source[~late.is_late].tolist()
+            ids, echo = [rows.ids[i] for i in asked], rows.echo and [rows.echo[i] for i in asked]
+            values = blend[~late.is_late]
+        speaker = self.pinned if self.pinned != NONE else self.controller.speaker()
+        return Answers(ids, self.rows + 1, values, self.layout.task, speaker, echo)
+
+    def origins(self, source: Ints, slot: Ints) -> Ints:
         """[n]: for a late label whose row came in this same block, that row's place; else NONE."""
         origin = np.full(len(source), NONE)
         place: dict[int, int] = {}
@@ -288,12 +301,12 @@ class Lane:
 
     def targets(self, rows: Rows) -> Floats:
         """[n]: class code or number; NaN without a label or with an unusable one; NEW_CLASS."""
+        if self.layout.task == "classification":
+            return self.classes.codes(rows.labels)
         try:
-            if self.layout.task == "regression":
-                return np.array(rows.labels, dtype=np.bytes_).astype(np.float64)
-        except ValueError:
-            pass  # a row without a label, or a label that is not plainly a number: one by one
-        return np.array([math.nan if label is None else self.target_of(label) for label in rows.labels])
+            return np.array(rows.labels, dtype=np.bytes_).astype(np.float64)
+        except ValueError:  # a row without a label, or one that is not plainly a number: one by one
+            return np.array([math.nan if raw is None else self.target_of(raw) for raw in rows.labels])
 
     def target_of(self, label: bytes) -> float:
         """As `targets`, for one label."""
@@ -461,6 +474,46 @@ class Lane:
         else:
             fresh.append("drift")
         return fresh
+
+
+def merged(answers: list[Answers]) -> list[Answers]:
+    """Neighbours of one form as one: fewer and larger pieces are cheaper to format."""
+    groups: list[list[Answers]] = []
+    for part in answers:
+        if groups and form(groups[-1][-1]) == form(part):
+            groups[-1].append(part)
+        else:
+            groups.append([part])
+    return [group[0] if len(group) == 1 else joined(group) for group in groups]
+
+
+def form(part: Answers) -> tuple[str, int, int]:
+    return part.task, part.values.shape[1], part.speaker
+
+
+def joined(group: list[Answers]) -> Answers:
+    first = group[0]
+    return Answers(
+        [identifier for part in group for identifier in part.ids],
+        first.first_row,
+        np.concatenate([part.values for part in group]),
+        first.task,
+        first.speaker,
+        None if first.echo is None else [echo for part in group for echo in part.echo or []],
+    )
+
+
+class Late:
+    """Which operations of a block are late labels, and where their rows are."""
+
+    def __init__(self, is_late: npt.NDArray[np.bool_], slot: Ints, origin: Ints) -> None:
+        self.is_late = is_late
+        self.waited = is_late & (origin == NONE)
+        """Rows that came in an earlier block."""
+        self.slots = slot[self.waited]
+        self.here = is_late & (origin != NONE)
+        """Rows that came in this block."""
+        self.origins = origin[self.here]
 
 
 class FirstRow(msgspec.Struct):

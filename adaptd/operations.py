@@ -42,6 +42,8 @@ class Plan(msgspec.Struct):
     stop: int = 0
     """The next row of the read, not part of the block."""
     held: HeldLabel | None = None
+    is_plain: bool = False
+    """Consecutive rows of the read, each with features and a known label."""
 
 
 class Planner:
@@ -90,7 +92,7 @@ class Planner:
         n = stop - at if simple.all() else int(simple.argmin())
         if n == 0:
             return None
-        if not np.isnan(rows.times[at : at + n]).all():
+        if rows.times[at] == rows.times[at] or not np.isnan(rows.times[at : at + n]).all():
             for time in rows.times[at : at + n].tolist():
                 self.labels.advance(time)
         return Plan(
@@ -99,6 +101,7 @@ class Planner:
             np.full(n, PREDICT | LEARN, np.uint8),
             targets[at : at + n],
             at + n,
+            is_plain=True,
         )
 
     def place_row(self, plan: Plan, rows: Rows, i: int, target: float, row: int) -> int:

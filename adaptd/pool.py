@@ -13,6 +13,7 @@ import numpy.typing as npt
 from adaptd import config as configuration
 from adaptd.contracts import PREDICT, Bytes, Floats, Layout, Learner, State
 from adaptd.errors import ConfigError
+from adaptd.kernels.blocks import silence
 
 # The default pool, one setting for all streams: families that are wrong in different ways.
 DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
@@ -99,10 +100,7 @@ class Pool:
             slot.learner.step(x, y, op & np.uint8(PREDICT) if slot.frozen else op, weight, out)
         except Exception as error:  # a guest may raise anything, and the rest of the pool goes on
             slot.failed = f"{type(error).__name__}: {error}"
-        bad = ~np.isfinite(out).all(axis=1)
-        if bad.any():
-            out[bad] = np.nan
-            slot.asleep_rows += int((bad & ((op & PREDICT) != 0)).sum())
+        slot.asleep_rows += silence(out, op)
         slot.predicted_rows += int(np.count_nonzero(op & PREDICT))
         slot.seconds += 0.1 * ((time.perf_counter() - start) / len(op) - slot.seconds)
 

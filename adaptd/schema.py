@@ -349,6 +349,15 @@ class Classes:
                 self._by_raw[raw] = code
         return code
 
+    def codes(self, labels: list[bytes | None]) -> Floats:
+        """[n]: as `code`; NaN where there is no label."""
+        found = np.array(list(map(self._by_raw.get, labels)), dtype=np.float64)  # type: ignore[arg-type]
+        for i in np.flatnonzero(np.isnan(found)).tolist():
+            label = labels[i]
+            if label is not None:
+                found[i] = self.code(label)
+        return found
+
     def add(self, raw: bytes) -> int:
         """The code of a label, a new one for a new class; -1 when there are `classes_max` already."""
         code = self.code(raw)

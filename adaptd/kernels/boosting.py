@@ -238,7 +238,20 @@ def set_leaf(nodes, node, leaf):
 
 @subkernel
 def grow_tree(
-    nodes, ranks, order, spare, n, bins, edges, plan, gradients, features, n_chosen, histograms, records, options
+    nodes,
+    ranks,
+    order,
+    spare,
+    n,
+    bins,
+    edges,
+    plan,
+    gradients,
+    features,
+    n_chosen,
+    histograms,
+    records,
+    options,
 ):
     """Grow one tree over the rows order[:n]; gives the number of leaves.
 
@@ -293,7 +306,16 @@ def grow_tree(
         small = parent if n_left <= n_right else other
         mine, theirs = histograms[best], histograms[leaves]
         fill_histogram(
-            theirs, order, int(small[START]), int(small[COUNT]), bins, features, n_chosen, ranks, plan, gradients
+            theirs,
+            order,
+            int(small[START]),
+            int(small[COUNT]),
+            bins,
+            features,
+            n_chosen,
+            ranks,
+            plan,
+            gradients,
         )
         for s in range(n_chosen):
             for b in range(plan[features[s], BINS] + 1):

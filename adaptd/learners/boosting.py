@@ -41,7 +41,7 @@ TASKS = ("classification", "regression")
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     trees: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 60
     leaves: Annotated[int, msgspec.Meta(ge=2, le=256)] = 16
-    rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.15
+    rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     ridge: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     least_hessian: Annotated[float, msgspec.Meta(gt=0)] = 2.0
     max_features: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.75
@@ -51,7 +51,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     window: Annotated[int, msgspec.Meta(ge=100)] = 16384
     online_rates: tuple[float, ...] = (0.1, 0.5, 2.0, 6.0)
     work: Annotated[float, msgspec.Meta(gt=0)] = 10000.0
-    delta: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 0.002
+    delta: Annotated[float, msgspec.Meta(ge=0, lt=1)] = 1e-5
     reach: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     smooth: float = 10.0
     focus: float = 0.5
@@ -98,8 +98,37 @@ def log_prior(counts, base):
 
 
 @subkernel
-def fit_tree(t, first, n, rows, bins, targets, weights, scores, nodes, values, ranks, edges, plan, base, regression, reach,
-             random, options, order, spare, gradients, slopes, features, histograms, records, direction, strength, totals, p):
+def fit_tree(
+    t,
+    first,
+    n,
+    rows,
+    bins,
+    targets,
+    weights,
+    scores,
+    nodes,
+    values,
+    ranks,
+    edges,
+    plan,
+    base,
+    regression,
+    reach,
+    random,
+    options,
+    order,
+    spare,
+    gradients,
+    slopes,
+    features,
+    histograms,
+    records,
+    direction,
+    strength,
+    totals,
+    p,
+):
     capacity = rows.shape[0]
     K = scores.shape[1]
     C = values.shape[2] // K
@@ -159,8 +188,22 @@ def fit_tree(t, first, n, rows, bins, targets, weights, scores, nodes, values, r
             totals[c, 0] += gradients[row, 0]
             totals[c, 1] += gradients[row, 1]
         trees.rank_codes(ranks[t, place], plan[features[s], 0], n_codes, totals, spare, options[trees.SMOOTH])
-    leaves = grow_tree(nodes[t], ranks[t], order, spare, drawn, bins, edges, plan, gradients, features, chosen, histograms,
-                       records, options)
+    leaves = grow_tree(
+        nodes[t],
+        ranks[t],
+        order,
+        spare,
+        drawn,
+        bins,
+        edges,
+        plan,
+        gradients,
+        features,
+        chosen,
+        histograms,
+        records,
+        options,
+    )
     for leaf in range(leaves):
         start, count = int(records[leaf, START]), int(records[leaf, COUNT])
         for k in range(K):
@@ -190,9 +233,43 @@ def fit_tree(t, first, n, rows, bins, targets, weights, scores, nodes, values, r
     "f8[:,::1], i8[:,::1], f8[:,:,::1], f8[:,:,::1], u2[:,:,::1], f8[::1], f8[::1], f8[::1], i8[::1], f8[::1],"
     "u8[::1], f8[::1], f8[::1], f8[::1], b1, i8, i4[::1], i4[::1], f8[:,::1], f8[:,::1], i8[::1], f8[:,:,:,::1], f8[:,::1], f8[:,::1])"
 )
-def walk(x, y, op, weight, out, start, rows, bins, targets, weights, scores, edges, plan, nodes, values, ranks,
-         counts, shares, window, counters, moving, random, options, rates, limits, regression, max_rows, order, spare, gradients,
-         slopes, features, histograms, records, work):
+def walk(
+    x,
+    y,
+    op,
+    weight,
+    out,
+    start,
+    rows,
+    bins,
+    targets,
+    weights,
+    scores,
+    edges,
+    plan,
+    nodes,
+    values,
+    ranks,
+    counts,
+    shares,
+    window,
+    counters,
+    moving,
+    random,
+    options,
+    rates,
+    limits,
+    regression,
+    max_rows,
+    order,
+    spare,
+    gradients,
+    slopes,
+    features,
+    histograms,
+    records,
+    work,
+):
     T = nodes.shape[0]
     K = scores.shape[1]
     C = values.shape[2] // K
@@ -200,7 +277,7 @@ def walk(x, y, op, weight, out, start, rows, bins, targets, weights, scores, edg
     capacity = rows.shape[0]
     sums, base, p, direction, strength = work[0], work[1][:K], work[2], work[3][:K], work[4][:K]
     found = spare
-    totals = work[5:5 + 2].reshape((work.shape[1], 2))
+    totals = work[5 : 5 + 2].reshape((work.shape[1], 2))
     for i in range(start, x.shape[0]):
         learns = (op[i] & LEARN) != 0 and weight[i] > 0.0 and math.isfinite(y[i])
         if learns and counters[LEARNED] == counters[REBIN_AT]:
@@ -304,7 +381,10 @@ def walk(x, y, op, weight, out, start, rows, bins, targets, weights, scores, edg
         moving[CREDIT] += options[WORK]
         n = counters[IN_WINDOW]
         S = features.shape[0]
-        cost = n * (20.0 + options[SUBSAMPLE] * (4.0 * S + 10.0 * K)) + 2.0 * records.shape[0] * S * edges.shape[1]
+        cost = (
+            n * (20.0 + options[SUBSAMPLE] * (4.0 * S + 10.0 * K))
+            + 2.0 * records.shape[0] * S * edges.shape[1]
+        )
         if n >= 10 and moving[CREDIT] >= cost:
             moving[CREDIT] = min(moving[CREDIT] - cost, cost)
             t = counters[NEXT_TREE]
@@ -312,9 +392,37 @@ def walk(x, y, op, weight, out, start, rows, bins, targets, weights, scores, edg
                 base[0] = counts[0]
             else:
                 log_prior(counts, base)
-            fit_tree(t, counters[LEARNED] - n, n, rows, bins, targets, weights, scores, nodes, values, ranks, edges,
-                     plan, base, regression, options[REACH] * moving[USUAL], random, options, order, spare, gradients, slopes, features,
-                     histograms, records, direction, strength, totals, p)
+            fit_tree(
+                t,
+                counters[LEARNED] - n,
+                n,
+                rows,
+                bins,
+                targets,
+                weights,
+                scores,
+                nodes,
+                values,
+                ranks,
+                edges,
+                plan,
+                base,
+                regression,
+                options[REACH] * moving[USUAL],
+                random,
+                options,
+                order,
+                spare,
+                gradients,
+                slopes,
+                features,
+                histograms,
+                records,
+                direction,
+                strength,
+                totals,
+                p,
+            )
             counters[NEXT_TREE] = (t + 1) % T
             counters[PLANTED] = max(counters[PLANTED], t + 1)
             counters[FITTED] += 1
@@ -322,8 +430,26 @@ def walk(x, y, op, weight, out, start, rows, bins, targets, weights, scores, edg
 
 
 class Boosting:
-    _STATE = ("rate_scale", "rows", "bins", "targets", "weights", "scores", "edges", "plan", "nodes", "values", "ranks",
-              "counts", "shares", "window", "counters", "moving", "random", "limits")
+    _STATE = (
+        "rate_scale",
+        "rows",
+        "bins",
+        "targets",
+        "weights",
+        "scores",
+        "edges",
+        "plan",
+        "nodes",
+        "values",
+        "ranks",
+        "counts",
+        "shares",
+        "window",
+        "counters",
+        "moving",
+        "random",
+        "limits",
+    )
 
     def __init__(self, config: Config, layout: Layout, seed: int) -> None:
         self.rate_scale = 1.0
@@ -376,7 +502,20 @@ class Boosting:
         self.records = np.zeros((c.leaves, N_RECORD))
         self.work = np.zeros((8, max(self.copies * K, codes + 1, 8)))
         self._rates = np.array([0.0, *c.online_rates])
-        self._options = np.array([c.rate, c.ridge, c.least_hessian, c.subsample, c.work, c.delta, c.reach, c.smooth, c.focus, c.gamma])
+        self._options = np.array(
+            [
+                c.rate or (0.3 if layout.task == "regression" else 0.1),
+                c.ridge,
+                c.least_hessian,
+                c.subsample,
+                c.work,
+                c.delta,
+                c.reach,
+                c.smooth,
+                c.focus,
+                c.gamma,
+            ]
+        )
         self._set_scratch()
 
     def _set_scratch(self):
@@ -427,10 +566,41 @@ class Boosting:
         start = 0
         while True:
             start = walk(
-                x, y, op, weight, out, start, self.rows, self.bins, self.targets, self.weights, self.scores, self.edges,
-                self.plan, self.nodes, self.values, self.ranks, self.counts, self.shares, self.window, self.counters,
-                self.moving, self.random, self._options, self._rates, self.limits, self._layout.task == "regression", self.max_rows,
-                self.order, self.spare, self.gradients, self.slopes, self.features, self.histograms, self.records, self.work,
+                x,
+                y,
+                op,
+                weight,
+                out,
+                start,
+                self.rows,
+                self.bins,
+                self.targets,
+                self.weights,
+                self.scores,
+                self.edges,
+                self.plan,
+                self.nodes,
+                self.values,
+                self.ranks,
+                self.counts,
+                self.shares,
+                self.window,
+                self.counters,
+                self.moving,
+                self.random,
+                self._options,
+                self._rates,
+                self.limits,
+                self._layout.task == "regression",
+                self.max_rows,
+                self.order,
+                self.spare,
+                self.gradients,
+                self.slopes,
+                self.features,
+                self.histograms,
+                self.records,
+                self.work,
             )
             if start == len(x):
                 break
@@ -460,6 +630,10 @@ class Boosting:
     def vitals(self) -> Vitals:
         return Vitals(
             state_bytes=total_bytes(*(getattr(self, n) for n in self._STATE[1:])),
-            details={"drifts": float(self.counters[DRIFTS]), "trees_fitted": float(self.counters[FITTED]),
-                     "window_rows": float(self.counters[IN_WINDOW]), **{f"share{c}": float(s) for c, s in enumerate(self.shares)}},
+            details={
+                "drifts": float(self.counters[DRIFTS]),
+                "trees_fitted": float(self.counters[FITTED]),
+                "window_rows": float(self.counters[IN_WINDOW]),
+                **{f"share{c}": float(s) for c, s in enumerate(self.shares)},
+            },
         )

@@ -6,14 +6,14 @@ missing value stands at the mean; two different categories are `category_distanc
 
     q[c] ~ votes[c] / sum(votes) + smoothing * prior[c]          p_k[c] ~ q[c]^a_k
 
-The exponents a_k follow the gradient of the log loss; the p_k, each over the whole window and
-over its newest parts, are mixed by their fading likelihood, and the mixture is sharpened by one more learned
+The exponents a_k follow the gradient of the log loss; the p_k, each over the whole window and over
+its newest parts, are mixed by their fading likelihood, and the mixture is sharpened by one more learned
 exponent. For regression the weighted means of the k nearest targets are mixed by their fading absolute error.
 Use it when: similar rows have similar labels and the window holds enough of each kind; it learns from a
 single row and forgets by itself.
 Do not use it when: most features mean nothing, or the concept needs more rows than the window.
-Cost: O(window D) a row (about 10 microseconds for a window of 1000 rows of 8 numbers, 16 for 2000); 12 window D
-bytes.
+Cost: O(window D) a row (about 10 microseconds for a window of 1000 rows of 8 numbers, 16 for 2000);
+12 window D bytes.
 Reference: Losing, Hammer, Wersing, "KNN classifier with self adjusting memory" (2016), for kNN under drift.
 """
 
