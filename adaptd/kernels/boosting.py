@@ -1,69 +1,74 @@
-"""One boosted tree: fitted to the gradients of the rows of a window, on histograms, leaf by leaf.
+"""Boosted trees: binning rows, the way down a tree, and fitting one tree to the rows of a window.
 
 A node is a row of `nodes`: FEATURE (a column, or -1 in a leaf), THRESHOLD (numbers: values up to it go left;
-categories: ranks up to it), CHILD (the left child's row, the right one follows; a leaf's number) and HEAVY (0 or
-1: the child that missing values go to).
+categories: ranks up to it), CHILD (the left child's row, the right one follows; a leaf's number) and HEAVY
+(0 or 1: the child that missing values go to).
 
-The code of a category gets a rank a tree: codes ordered by the mean gradient of the rows that the tree is fitted
-to, cut into as many bins as a number has. `ranks` [trees, categories, codes + 1] holds them; rank 0, and the code
--1 before all others, are the missing value.
+A category's code has a rank of its own in each tree: codes in the order of their mean gradient over the rows
+that the tree is fitted to, cut into as many ranks as a number has bins. `ranks` [trees, categories, codes + 1]
+holds them by *place*: place 0 is the missing value, place 1 + c is code c. Rank 0 is a code that the tree has
+never seen, and it is treated as missing.
+
+Fitting is three kernels, called one after the other: `draw` (which rows, and their gradients), `grow` (the
+tree's branches), `settle` (its leaves' answers). One kernel that holds them all takes three times as long to
+compile.
 """
 
 import math
 
 from adaptd.kernels.compile import kernel, subkernel
-from adaptd.kernels.random import next_below, next_normal, next_uniform
+from adaptd.kernels.random import next_normal, next_uniform
 
 # Columns of `nodes`.
 FEATURE, THRESHOLD, CHILD, HEAVY = 0, 1, 2, 3
 
 # Columns of `plan`, one row a feature.
 BINS, PLACE = 0, 1  # bins in use, the missing value's not counted; a category's row in `ranks`, or -1
-# Codes beyond share places.
-CODES_MAX = 1024
 
-# Entries of `options` (float64).
-RATE, RIDGE, LEAST_HESSIAN, SUBSAMPLE, WORK, DELTA, REACH, SMOOTH, FOCUS, GAMMA = range(10)
-N_OPTIONS = 10
+# Entries of `options` (float64) that fitting reads; the learner's own follow.
+RATE, RIDGE, HESSIAN_MIN, GAIN_MIN, SUBSAMPLE, SMOOTHING, ONE_CLASS, OWN = range(8)
 
-# Columns of a leaf's record while a tree is fitted.
+# Columns of a leaf's record while a tree grows.
 START, COUNT, NODE, GRADIENT, HESSIAN, GAIN, SLOT, BIN, MISSING_LEFT, LEFT_GRADIENT, LEFT_HESSIAN = range(11)
-N_RECORD = 11
+RECORD_SIZE = 11
+
+# A leaf moves a class's score no further than this in one step; one row of a rare class would otherwise
+# make it certain.
+FARTHEST_STEP = 1.0
+# A curvature below is what subtracting histograms leaves of nothing.
+ROUNDING = 1e-9
 
 
 @subkernel
-def place_of(code):
-    """The place of a category's code in `ranks`; 0 is the missing value's."""
-    if math.isnan(code):
-        return 0
-    return 1 + int(code) % CODES_MAX
+def place_of(code, n_codes):
+    """The place of a category's code in `ranks`. Codes beyond the last place share places."""
+    return 0 if math.isnan(code) else 1 + int(code) % n_codes
 
 
 @subkernel
-def bin_row(x, edges, plan, bins):
-    """The bin of each feature into `bins`: 0 is missing, a number's are 1, 2, ...; a category's are its places."""
+def bin_row(x, edges, plan, n_codes, bins):
+    """The bin of each feature: 0 is missing, a number's are 1, 2, ... from low to high; a category's place."""
     for f in range(x.shape[0]):
         if plan[f, PLACE] >= 0:
-            bins[f] = place_of(x[f])
-            continue
-        if math.isnan(x[f]):
+            bins[f] = place_of(x[f], n_codes)
+        elif math.isnan(x[f]):
             bins[f] = 0
-            continue
-        low, high = 0, plan[f, BINS] - 1
-        while low < high:
-            middle = (low + high) // 2
-            if edges[f, middle] < x[f]:
-                low = middle + 1
-            else:
-                high = middle
-        bins[f] = 1 + low
+        else:
+            low, high = 0, plan[f, BINS] - 1
+            while low < high:
+                middle = (low + high) // 2
+                if edges[f, middle] < x[f]:
+                    low = middle + 1
+                else:
+                    high = middle
+            bins[f] = 1 + low
 
 
-@kernel("void(f8[:,::1], f8[:,::1], i8[:,::1], u2[:,::1])")
-def bin_rows(rows, edges, plan, bins):
+@kernel("void(f8[:,::1], f8[:,::1], i8[:,::1], i8, u2[:,::1])")
+def bin_rows(rows, edges, plan, n_codes, bins):
     """Bin all rows again, after the edges have moved."""
     for i in range(rows.shape[0]):
-        bin_row(rows[i], edges, plan, bins[i])
+        bin_row(rows[i], edges, plan, n_codes, bins[i])
 
 
 @subkernel
@@ -78,7 +83,7 @@ def find_leaf(nodes, ranks, plan, x):
         value = x[feature]
         place = plan[feature, PLACE]
         if place >= 0:
-            rank = ranks[place, place_of(value)]
+            rank = ranks[place, place_of(value, ranks.shape[1] - 1)]
             value = math.nan if rank == 0 else float(rank)
         if value <= nodes[node, THRESHOLD]:
             node = child
@@ -89,22 +94,152 @@ def find_leaf(nodes, ranks, plan, x):
 
 
 @subkernel
-def choose_features(features, n_features, random):
-    """A random choice into `features`, in ascending order; gives how many."""
-    wanted = features.shape[0]
-    chosen = 0
-    for feature in range(n_features):
-        left = n_features - feature
-        if wanted - chosen >= left or next_uniform(random) * left < wanted - chosen:
-            features[chosen] = feature
-            chosen += 1
-            if chosen == wanted:
-                break
-    return chosen
+def probabilities(scores, first, base, out):
+    """Softmax of base + scores[first:] into out[first:]."""
+    n = base.shape[0]
+    top = -math.inf
+    for k in range(n):
+        top = max(top, scores[first + k] + base[k])
+    total = 0.0
+    for k in range(n):
+        out[first + k] = math.exp(scores[first + k] + base[k] - top)
+        total += out[first + k]
+    for k in range(n):
+        out[first + k] /= total
 
 
 @subkernel
-def rank_codes(rank, n_bins, n_codes, totals, order, smooth):
+def draw_direction(direction, strength, one_class, random):
+    """A random direction of length 1 in the space of the scores: one class against all, or a mixture.
+
+    strength: how much gradient each class has. A tree is split along the direction; its leaves answer for all
+    classes. Source: L. Iosipoi, A. Vakhrushev, "SketchBoost", NeurIPS 2022 (random projections).
+    """
+    n = direction.shape[0]
+    if next_uniform(random) < one_class:
+        total = 0.0
+        for k in range(n):
+            total += strength[k]
+        left = next_uniform(random) * total
+        chosen = -1
+        for k in range(n):
+            left -= strength[k]
+            if chosen < 0 and (left < 0.0 or k == n - 1):
+                chosen = k
+            direction[k] = 1.0 if k == chosen else 0.0
+    else:
+        for k in range(n):
+            direction[k] = next_normal(random) * math.sqrt(strength[k])
+    mean = 0.0
+    for k in range(n):
+        mean += direction[k] / n
+    length = 0.0
+    for k in range(n):
+        direction[k] -= mean
+        length += direction[k] * direction[k]
+    length = math.sqrt(max(length, 1e-300))
+    for k in range(n):
+        direction[k] /= length
+
+
+@kernel(
+    "i8(i8, i8, i8, f8[:,::1], f8[::1], f8[::1], f8[:,::1], f8[:,:,::1], f8[:,:,::1], u1[:,:,::1], i8[:,::1],"
+    "f8[::1], f8[::1], u8[::1], i4[::1], f8[:,::1], f8[:,::1], f8[:,::1], i8[::1])"
+)
+def draw(
+    tree,
+    first,
+    n,
+    rows,
+    targets,
+    weights,
+    scores,
+    nodes,
+    values,
+    ranks,
+    plan,
+    base,
+    options,
+    random,
+    order,
+    slopes,
+    gradients,
+    directions,
+    features,
+):
+    """Take the old tree out of the scores, draw rows and features for a new one, find the rows' gradients.
+
+    The window is the `n` rows from `first` on, in the ring `rows`. order: the rows drawn, as many as returned.
+    slopes: [rows, scores], the loss's derivatives at each row; gradients: [rows, 2], derivative and curvature
+    along the drawn direction, times the row's weight. directions: scratch [2, scores]. options[OWN] is 0 for
+    classes, else the residual beyond which a number's loss goes on as a straight line (Huber).
+    """
+    capacity = rows.shape[0]
+    n_scores = scores.shape[1]
+    reach = options[OWN]
+    strength, direction = directions[0], directions[1]
+    drawn = 0
+    is_used = nodes[tree, 0, CHILD] >= 0.0
+    for i in range(n):
+        row = (first + i) % capacity
+        if is_used:
+            leaf = find_leaf(nodes[tree], ranks[tree], plan, rows[row])
+            for k in range(n_scores):
+                scores[row, k] -= values[tree, leaf, k]
+        if next_uniform(random) < options[SUBSAMPLE]:
+            order[drawn] = row
+            drawn += 1
+    for k in range(n_scores):
+        strength[k] = 1e-9
+    for i in range(drawn):
+        row = order[i]
+        if reach > 0.0:
+            slopes[row, 0] = min(max(scores[row, 0] + base[0] - targets[row], -reach), reach)
+            continue
+        probabilities(scores[row], 0, base, slopes[row])
+        slopes[row, int(targets[row])] -= 1.0
+        for k in range(n_scores):
+            strength[k] += abs(slopes[row, k])
+    if reach == 0.0:
+        draw_direction(direction, strength, options[ONE_CLASS], random)
+    for i in range(drawn):
+        row = order[i]
+        g, h = slopes[row, 0], 1.0
+        if reach == 0.0:
+            label = int(targets[row])
+            g = mean = square = 0.0
+            for k in range(n_scores):
+                p = slopes[row, k] + (1.0 if k == label else 0.0)
+                g += slopes[row, k] * direction[k]
+                mean += p * direction[k]
+                square += p * direction[k] * direction[k]
+            h = max(square - mean * mean, 1e-6)
+        gradients[row, 0] = weights[row] * g
+        gradients[row, 1] = weights[row] * h
+    wanted = features.shape[0]
+    chosen = 0
+    for feature in range(rows.shape[1]):
+        left = rows.shape[1] - feature
+        if chosen < wanted and next_uniform(random) * left < wanted - chosen:
+            features[chosen] = feature
+            chosen += 1
+    return drawn
+
+
+@subkernel
+def sum_codes(totals, order, n, bins, feature, gradients):
+    """Gradients and curvatures of a category by place, into `totals`."""
+    for place in range(totals.shape[0]):
+        totals[place, 0] = totals[place, 1] = 0.0
+    for i in range(n):
+        row = order[i]
+        place = int(bins[row, feature])
+        totals[place, 0] += gradients[row, 0]
+        totals[place, 1] += gradients[row, 1]
+
+
+@subkernel
+def rank_codes(rank, n_bins, totals, order, smoothing):
     """Order the codes of a category by their mean gradient and cut them into bins of about equal weight.
 
     totals: [codes + 1, 2], gradients and weights by place.
@@ -112,7 +247,7 @@ def rank_codes(rank, n_bins, n_codes, totals, order, smooth):
     n = 0
     weight = 0.0
     mean = 0.0
-    for place in range(1, n_codes + 1):
+    for place in range(1, totals.shape[0]):
         rank[place] = 0
         if totals[place, 1] > 0.0:
             order[n] = place
@@ -124,7 +259,7 @@ def rank_codes(rank, n_bins, n_codes, totals, order, smooth):
     mean /= weight
     for i in range(n):
         place = order[i]
-        totals[place, 0] = (totals[place, 0] + smooth * mean) / (totals[place, 1] + smooth)
+        totals[place, 0] = (totals[place, 0] + smoothing * mean) / (totals[place, 1] + smoothing)
     # Shell's sort, ties by code.
     gap = n // 2
     while gap > 0:
@@ -157,8 +292,8 @@ def bin_of(bins, feature, ranks, plan):
 
 
 @subkernel
-def fill_histogram(histogram, order, start, count, bins, features, n_chosen, ranks, plan, gradients):
-    for s in range(n_chosen):
+def fill_histogram(histogram, order, start, count, bins, features, ranks, plan, gradients):
+    for s in range(features.shape[0]):
         for b in range(plan[features[s], BINS] + 1):
             histogram[s, b, 0] = 0.0
             histogram[s, b, 1] = 0.0
@@ -166,23 +301,23 @@ def fill_histogram(histogram, order, start, count, bins, features, n_chosen, ran
         row = order[i]
         g = gradients[row, 0]
         h = gradients[row, 1]
-        for s in range(n_chosen):
+        for s in range(features.shape[0]):
             b = bin_of(bins[row], features[s], ranks, plan)
             histogram[s, b, 0] += g
             histogram[s, b, 1] += h
 
 
 @subkernel
-def find_split(histogram, record, features, n_chosen, plan, options):
+def find_split(histogram, record, features, plan, options):
     """The best split of a leaf into its record; a GAIN of 0: none."""
     ridge = options[RIDGE]
-    least = options[LEAST_HESSIAN]
+    least = options[HESSIAN_MIN]
     G, H = record[GRADIENT], record[HESSIAN]
     before = G * G / (H + ridge)
     record[GAIN] = 0.0
-    for s in range(n_chosen):
+    for s in range(features.shape[0]):
         n_bins = plan[features[s], BINS]
-        missing = histogram[s, 0, 1] > 0.0
+        missing = histogram[s, 0, 1] > ROUNDING
         for side in range(2 if missing else 1):
             g = histogram[s, 0, 0] if side == 1 else 0.0
             h = histogram[s, 0, 1] if side == 1 else 0.0
@@ -236,8 +371,11 @@ def set_leaf(nodes, node, leaf):
     nodes[node, HEAVY] = 0.0
 
 
-@subkernel
-def grow_tree(
+@kernel(
+    "i8(f8[:,::1], u1[:,::1], i4[::1], i4[::1], i8, u2[:,::1], f8[:,::1], i8[:,::1], f8[:,::1], i8[::1],"
+    "f8[:,:,:,::1], f8[:,::1], f8[:,::1], f8[::1])"
+)
+def grow(
     nodes,
     ranks,
     order,
@@ -248,15 +386,21 @@ def grow_tree(
     plan,
     gradients,
     features,
-    n_chosen,
     histograms,
     records,
+    totals,
     options,
 ):
-    """Grow one tree over the rows order[:n]; gives the number of leaves.
+    """Grow one tree over the rows order[:n], always at the leaf that gains most; returns how many leaves.
 
-    gradients: [rows, 2], gradient and hessian. histograms: [leaves, chosen, bins + 1, 2].
+    Afterwards each leaf's record tells its stretch of `order`. histograms: scratch [leaves, features drawn,
+    bins + 1, 2]; totals: scratch [codes + 1, 2].
     """
+    for s in range(features.shape[0]):
+        place = plan[features[s], PLACE]
+        if place >= 0:
+            sum_codes(totals, order, n, bins, features[s], gradients)
+            rank_codes(ranks[place], plan[features[s], BINS], totals, spare, options[SMOOTHING])
     G = H = squares = 0.0
     for i in range(n):
         g = gradients[order[i], 0]
@@ -264,12 +408,12 @@ def grow_tree(
         squares += g * g
         H += gradients[order[i], 1]
     # What the best of many splits of pure noise gains is a few times the gradients' variance.
-    least_gain = options[GAMMA] * squares / max(H, 1e-300)
+    least_gain = options[GAIN_MIN] * squares / max(H, 1e-300)
     records[0, START], records[0, COUNT], records[0, NODE] = 0.0, n, 0.0
     records[0, GRADIENT], records[0, HESSIAN] = G, H
     set_leaf(nodes, 0, 0)
-    fill_histogram(histograms[0], order, 0, n, bins, features, n_chosen, ranks, plan, gradients)
-    find_split(histograms[0], records[0], features, n_chosen, plan, options)
+    fill_histogram(histograms[0], order, 0, n, bins, features, ranks, plan, gradients)
+    find_split(histograms[0], records[0], features, plan, options)
     leaves = 1
     while leaves < records.shape[0]:
         best = 0
@@ -312,12 +456,11 @@ def grow_tree(
             int(small[COUNT]),
             bins,
             features,
-            n_chosen,
             ranks,
             plan,
             gradients,
         )
-        for s in range(n_chosen):
+        for s in range(features.shape[0]):
             for b in range(plan[features[s], BINS] + 1):
                 for k in range(2):
                     rest = mine[s, b, k] - theirs[s, b, k]
@@ -326,62 +469,58 @@ def grow_tree(
                         theirs[s, b, k] = rest
                     else:
                         mine[s, b, k] = rest
-        find_split(mine, parent, features, n_chosen, plan, options)
-        find_split(theirs, other, features, n_chosen, plan, options)
+        find_split(mine, parent, features, plan, options)
+        find_split(theirs, other, features, plan, options)
         leaves += 1
     return leaves
 
 
-@subkernel
-def draw_direction(direction, strength, focus, random):
-    """A random direction in the space of the scores, of length 1: one class against all, or a mixture.
-
-    strength: by class, how much gradient there is. A tree's splits are found along the direction; its leaves
-    answer for all classes.
-    """
-    K = direction.shape[0]
-    if K == 1:
-        direction[0] = 1.0
-        return
-    if next_uniform(random) < focus:
-        total = 0.0
-        for k in range(K):
-            total += strength[k]
-        u = next_uniform(random) * total
-        chosen = K - 1
-        for k in range(K):
-            u -= strength[k]
-            if u < 0.0:
-                chosen = k
-                break
-        for k in range(K):
-            direction[k] = 1.0 if k == chosen else 0.0
-    else:
-        for k in range(K):
-            direction[k] = next_normal(random) * math.sqrt(strength[k])
-    mean = 0.0
-    for k in range(K):
-        mean += direction[k] / K
-    length = 0.0
-    for k in range(K):
-        direction[k] -= mean
-        length += direction[k] * direction[k]
-    length = math.sqrt(max(length, 1e-300))
-    for k in range(K):
-        direction[k] /= length
-
-
-@subkernel
-def draw_rows(order, first, n, capacity, share, random):
-    """The window's rows that a tree is fitted to, into `order`; gives how many."""
-    drawn = 0
+@kernel(
+    "void(i8, i8, i8, i8, f8[:,::1], f8[::1], f8[::1], f8[:,::1], f8[:,:,::1], f8[:,:,::1], u1[:,:,::1],"
+    "i8[:,::1], f8[::1], i4[::1], f8[:,::1], f8[:,::1])"
+)
+def settle(
+    tree,
+    leaves,
+    first,
+    n,
+    rows,
+    targets,
+    weights,
+    scores,
+    nodes,
+    values,
+    ranks,
+    plan,
+    options,
+    order,
+    slopes,
+    records,
+):
+    """Give the leaves of a grown tree their answers (a Newton step each) and add them to the scores."""
+    capacity = rows.shape[0]
+    n_scores = scores.shape[1]
+    for leaf in range(leaves):
+        start = int(records[leaf, START])
+        for k in range(n_scores):
+            g = h = 0.0
+            for i in range(start, start + int(records[leaf, COUNT])):
+                row = order[i]
+                g += weights[row] * slopes[row, k]
+                if options[OWN] > 0.0:
+                    h += weights[row]
+                else:
+                    p = slopes[row, k] + (1.0 if k == int(targets[row]) else 0.0)
+                    h += weights[row] * p * (1.0 - p)
+            step = -options[RATE] * g / (h + options[RIDGE])
+            if options[OWN] == 0.0:
+                # The scores of all classes move at once, so each has to go only so far.
+                step *= (n_scores - 1.0) / n_scores
+                step = min(max(step, -FARTHEST_STEP), FARTHEST_STEP)
+            for m in range(k, values.shape[2], n_scores):
+                values[tree, leaf, m] = step
     for i in range(n):
-        if share >= 1.0 or next_uniform(random) < share:
-            order[drawn] = (first + i) % capacity
-            drawn += 1
-    return drawn
-
-
-@subkernel
-def next_slot(random, n):
-    return next_below(random, n)
+        row = (first + i) % capacity
+        leaf = find_leaf(nodes[tree], ranks[tree], plan, rows[row])
+        for k in range(n_scores):
+            scores[row, k] += values[tree, leaf, k]

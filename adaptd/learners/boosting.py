@@ -15,9 +15,7 @@ from adaptd.kernels.boosting import (
     COUNT,
     DELTA,
     FOCUS,
-    N_OPTIONS,
     N_RECORD,
-    NODE,
     RATE,
     REACH,
     RIDGE,
@@ -529,7 +527,7 @@ class Boosting:
     def _rebin(self) -> None:
         learned = int(self.counters[LEARNED])
         N = len(self.rows)
-        if learned == N and N < self.max_rows:
+        if learned == N and self.max_rows > N:
             n = min(2 * N, self.max_rows)
             for name in ("rows", "bins", "scores"):
                 a = getattr(self, name)
