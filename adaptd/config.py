@@ -12,6 +12,7 @@ import os
 import pathlib
 import textwrap
 import tomllib
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -163,6 +164,10 @@ COMPONENTS: dict[str, tuple[str, dict[str, type]]] = {
 }
 
 
+# Keys of [pool.learners.NAME] that the pool reads: predicts and learns no more; sees the last labels.
+LEARNER_KEYS: dict[str, type] = {"frozen": bool, "lagged": bool}
+
+
 def load(path: str | None, assignments: list[str] | tuple[str, ...] = ()) -> Config:
     """The configuration in the file at `path` (None: the defaults) with `section.key=value` on top.
 
@@ -221,7 +226,7 @@ def read(tree: dict[str, Any], name: str) -> Config:
         if not isinstance(options, dict):
             faults.append(f"{place[:-1]} must be a table; got {options!r}. Write [pool.learners.{learner}].")
         else:
-            component("learners", options, place, faults, {"frozen": bool})
+            component("learners", options, place, faults, LEARNER_KEYS)
     from adaptd import rates
 
     checked(rates.Config, config.rates, f"{name}: rates.", faults)
@@ -254,7 +259,7 @@ def component(
     return (module, module.Config(**values)) if len(faults) == before else (None, None)
 
 
-def built(family: str, options: dict[str, Any], extra: tuple[str, ...] = ()) -> tuple[Any, Any]:
+def built(family: str, options: dict[str, Any], extra: Iterable[str] = ()) -> tuple[Any, Any]:
     """The module and Config of a component section that `read` has found good."""
     faults: list[str] = []
     module, config = component(family, options, "", faults, dict.fromkeys(extra, object))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adaptd import config as configuration
-from adaptd import events, rates, schema
+from adaptd import commands, events, rates, reload, schema
 from adaptd.contracts import (
     DRIFT,
     LEARN,
@@ -29,7 +29,9 @@ from adaptd.contracts import (
     State,
 )
 from adaptd.errors import CheckpointError
+from adaptd.kernels.blocks import LAGS
 from adaptd.labels import LabelBuffer
+from adaptd.lags import Lags
 from adaptd.operations import NONE, HeldLabel, Plan, Planner
 from adaptd.pool import Pool
 from adaptd.scores import Scores
@@ -70,6 +72,12 @@ class Lane:
         self.dead: list[Reject] = []
         self.delays: list[int] = []
         self.first_rows: list[FirstRow] = []
+        self.pin = config.control.pin
+        """The learner that speaks whatever the controller says: the configuration's, or a command's."""
+        self.commands: list[tuple[str, str]] = []
+        """(action, learner) that take effect at the next control point."""
+        self.next_config: configuration.Config | None = None
+        """Takes effect at the next control point."""
         # Until the first labels tell, the task counts as a classification without classes.
         self.build(Layout("regression" if config.schema.task == "regression" else "classification"))
         self.labels = LabelBuffer(config.labels, len(self.pool.slots))
@@ -80,6 +88,7 @@ class Lane:
         """Make everything that depends on the task, as new."""
         self.layout = layout
         self.pool = Pool(self.config, layout)
+        self.lags = Lags(layout)
         n = len(self.pool.slots)
         # A pool of one needs nobody to weigh it: its learner answers.
         chosen = self.config.controller if n > 1 else {"kind": "champion"}
@@ -93,8 +102,7 @@ class Lane:
         self.drifted = False
         self.champion = NONE
         self.counts = {"warnings": 0, "drifts": 0, "switches": 0}
-        pin = self.config.control.pin
-        self.pinned = self.pool.names.index(pin) if pin in self.pool.names else NONE
+        self.pinned = self.pool.names.index(self.pin) if self.pin in self.pool.names else NONE
 
     # A row's way.
 
@@ -111,6 +119,8 @@ class Lane:
                 ))  # fmt: skip
             at, held = segment.start, None
             while at < segment.stop or held is not None:
+                if self.next_config is not None and held is None and self.is_at_control_point:
+                    self.reconfigure()
                 quota = self.config.control.rows - self.learned % self.config.control.rows
                 plan = self.planner.plan(rows, targets, at, segment.stop, held, self.rows, quota)
                 if len(plan.op):
@@ -121,6 +131,26 @@ class Lane:
                     held = held if self.accept(held) else None
                     targets = self.targets(rows)
         return merged(answers)
+
+    def preview(self, rows: Rows) -> Answers:
+        """What would be said of `rows` now; changes nothing. Columns and texts never met are missing."""
+        n = rows.n
+        x, blend = self.schema.encode_known(rows), np.full((n, self.layout.width), np.nan)
+        predictions = self.pool.preview(x, self.lags.now(n))
+        self.controller.step(predictions, np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n), blend)
+        if self.pinned != NONE:
+            spoken = ~np.isnan(predictions[self.pinned]).any(axis=1)
+            blend[spoken] = predictions[self.pinned][spoken]
+        return Answers(rows.ids, 1, blend, self.layout.task, self.speaker, None)
+
+    @property
+    def speaker(self) -> int:
+        """Index of the learner whose prediction is the output, -1 for the blend."""
+        return self.pinned if self.pinned != NONE else self.controller.speaker()
+
+    @property
+    def is_at_control_point(self) -> bool:
+        return self.learned % self.config.control.rows == 0
 
     def run(self, plan: Plan, rows: Rows, segment_x: Floats, start: int) -> list[Answers]:
         """One block: the learners walk it, then the controller, the scores and the detector."""
@@ -134,7 +164,11 @@ class Lane:
             late = Late(source == NONE, slot, self.origins(source, slot))
             x, weight = self.gathered(rows, segment_x, source - start, source, late)
 
-        predictions = self.pool.step(x, y, op, weight)
+        lags = np.full((len(op), LAGS), np.nan)
+        self.lags.step(y, op, lags)
+        if late is not None:
+            lags[late.waited], lags[late.here] = self.labels.lags[late.slots], lags[late.origins]
+        predictions = self.pool.step(x, lags, y, op, weight)
         if late is not None:
             predictions[:, late.waited] = self.labels.predictions[late.slots].swapaxes(0, 1)
             predictions[:, late.here] = predictions[:, late.origins]
@@ -148,7 +182,7 @@ class Lane:
             blend[late.waited] = self.labels.blend[late.slots]
             blend[late.here] = blend[late.origins]
             waits = ~late.is_late & (slot != NONE)
-            self.labels.x[slot[waits]] = x[waits]
+            self.labels.x[slot[waits]], self.labels.lags[slot[waits]] = x[waits], lags[waits]
             self.labels.predictions[slot[waits]] = predictions[:, waits].swapaxes(0, 1)
             self.labels.blend[slot[waits]] = blend[waits]
 
@@ -180,8 +214,7 @@ class Lane:
             asked = source[~late.is_late].tolist()
             ids, echo = [rows.ids[i] for i in asked], rows.echo and [rows.echo[i] for i in asked]
             values = blend[~late.is_late]
-        speaker = self.pinned if self.pinned != NONE else self.controller.speaker()
-        return Answers(ids, self.rows + 1, values, self.layout.task, speaker, echo)
+        return Answers(ids, self.rows + 1, values, self.layout.task, self.speaker, echo)
 
     def origins(self, source: Ints, slot: Ints) -> Ints:
         """[n]: for a late label whose row came in this same block, that row's place; else NONE."""
@@ -208,7 +241,7 @@ class Lane:
             self.follow(int(levels[offset]), self.learned + offset + 1)
         self.level = int(levels[-1])
         self.learned += len(learned)
-        if self.learned % self.config.control.rows == 0:
+        if self.is_at_control_point:
             self.control()
 
     def follow(self, level: int, row: int) -> None:
@@ -227,6 +260,9 @@ class Lane:
     def control(self) -> None:
         """Set failed learners aside, look for a new champion, set the learning rates."""
         row = self.learned
+        for action, name in self.commands:
+            commands.obey(self, action, name)
+        self.commands = []
         for name, reason, detail in self.pool.review():
             self.log.emit(events.LearnerSetAside(row=row, learner=name, reason=reason, detail=detail))
         self.controller.review(self.pool.awake())
@@ -248,6 +284,15 @@ class Lane:
         self.drifted = False
         if row % self.weights_rows == 0:
             self.report_weights()
+
+    def reconfigure(self) -> None:
+        """Go on under the next configuration: what fits it is kept, the rest starts fresh."""
+        assert self.next_config is not None
+        config, self.next_config = self.next_config, None
+        state = self.state()
+        self.config = config
+        fresh = self.load_state(state)
+        self.log.emit(events.LaneReconfigured(row=self.learned, learners=self.pool.names, fresh=fresh))
 
     @property
     def weights_rows(self) -> int:
@@ -366,8 +411,10 @@ class Lane:
             printed[known] = values[waiting[known].argmax(axis=1)]
         first_rows, self.first_rows, self.task_is_fixed = self.first_rows, [], True
         self.log.emit(events.TaskDecided(row=self.learned, task="regression", reason=reason))
-        self.pool.close()
+        before = self.pool
+        before.close()
         self.build(Layout("regression", self.layout.kinds, self.layout.capacities))
+        self.pool.follow(before)
         self.labels.become_numbers(printed, len(self.pool.slots))
         self.learned = 0
         for first in first_rows:
@@ -378,7 +425,9 @@ class Lane:
                 np.array([PREDICT | LEARN], np.uint8),
                 np.array([first.weight]),
             )
-            predictions = self.pool.step(x, y, op, weight)
+            lags = np.full((1, LAGS), np.nan)
+            self.lags.step(y, op, lags)
+            predictions = self.pool.step(x, lags, y, op, weight)
             blend = np.full((1, 1), np.nan)
             self.controller.step(predictions, y, op, weight, blend)
             blend[0, 0] = first.printed
@@ -422,12 +471,18 @@ class Lane:
             "schema": self.schema.state(),
             "classes": self.classes.state(),
             "labels": self.labels.state(),
+            "lags": self.lags.state(),
             "learners": self.pool.names,
             "pool": self.pool.state(),
             "controller": {"of": self.config.controller, "state": self.controller.state()},
             "detector": {"of": self.config.drift, "state": self.detector.state()},
             "rates": self.rates.state(),
             "scores": self.scores.state(),
+            "pin": self.pin,
+            "pin_told": self.config.control.pin,
+            "commands": [list(command) for command in self.commands],
+            "config": reload.lane_part(self.config),
+            "next_config": None if self.next_config is None else reload.lane_part(self.next_config),
         }
 
     def load_state(self, state: State) -> list[str]:
@@ -442,10 +497,17 @@ class Lane:
                 f"schema.task must be {layout.task!r} as in the checkpoint; got {self.config.schema.task!r}. "
                 "Keep the task, or start fresh in another checkpoint.directory."
             )
+        if state["next_config"] is not None and state["next_config"] == reload.lane_part(self.config):
+            # A change that had been told and waited for its control point: it finds the same one again.
+            self.next_config, self.config = self.config, reload.with_lane_part(self.config, state["config"])
+        self.commands = [(action, name) for action, name in state["commands"]]
+        told = self.config.control.pin
+        self.pin = state["pin"] if state["pin_told"] == told else told
         self.pool.close()
         self.build(layout)
         self.schema.load_state(state["schema"])
         self.classes.load_state(state["classes"])
+        self.lags.load_state(state["lags"])
         fresh = self.pool.load_state(state["pool"])
         for name in ("task_is_fixed", "rows", "learned", "level", "drifted"):
             setattr(self, name, state[name])

@@ -14,6 +14,7 @@ import numpy as np
 
 from adaptd.config import LabelsConfig
 from adaptd.contracts import Floats, Reject, State
+from adaptd.kernels.blocks import LAGS
 from adaptd.numerics import enlarged
 
 # One row cannot move the event-time clock further ahead than this: a single wrong time would expire all.
@@ -24,7 +25,7 @@ class LabelBuffer:
     """Rows that wait for their label, and labels that wait for their row.
 
     A waiting row has a *slot*: an index into the arrays `x` [slots, n_features], `predictions` [slots,
-    n_learners, width], `blend` [slots, width], `row` and `time` [slots].
+    n_learners, width], `blend` [slots, width], `lags` [slots, LAGS], `row` and `time` [slots].
     """
 
     def __init__(self, config: LabelsConfig, n_learners: int) -> None:
@@ -35,6 +36,7 @@ class LabelBuffer:
         self.x = np.zeros((0, 0))
         self.predictions = np.zeros((0, n_learners, 0))
         self.blend = np.zeros((0, 0))
+        self.lags = np.zeros((0, LAGS))
         self.row = np.zeros(0, np.int64)
         self.time = np.zeros(0)
         self.weight = np.zeros(0)
@@ -123,6 +125,7 @@ class LabelBuffer:
         slots = len(self.row)
         more = max(64, 2 * slots)
         self.x = enlarged(self.x, (more, *self.x.shape[1:]))
+        self.lags = enlarged(self.lags, (more, LAGS))
         self.predictions = enlarged(self.predictions, (more, *self.predictions.shape[1:]))
         self.blend = enlarged(self.blend, (more, *self.blend.shape[1:]))
         self.row = enlarged(self.row, (more,))
@@ -143,6 +146,7 @@ class LabelBuffer:
             "early_positions": [position for _, position in self.early.values()],
             "now": self.now,
             "x": self.x[slots],
+            "lags": self.lags[slots],
             "predictions": self.predictions[slots],
             "blend": self.blend[slots],
             "row": self.row[slots],
@@ -162,7 +166,7 @@ class LabelBuffer:
                 state["early_ids"], state["early_labels"], state["early_positions"], strict=True
             )
         )
-        for name in ("x", "predictions", "blend", "row", "time", "weight"):
+        for name in ("x", "lags", "predictions", "blend", "row", "time", "weight"):
             setattr(self, name, state[name].copy())
         if places is not None:
             self.predictions = self.predictions[:, places]

@@ -1,6 +1,7 @@
 """Runs the learners over a block, side by side, and sets a failed one aside."""
 
 import concurrent.futures
+import contextlib
 import hashlib
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from adaptd import config as configuration
 from adaptd.contracts import PREDICT, Bytes, Floats, Layout, Learner, State
 from adaptd.errors import ConfigError
 from adaptd.kernels.blocks import silence
+from adaptd.lags import lagged
 
 # The default pool, one setting for all streams: families that are wrong in different ways.
 DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
@@ -27,9 +29,8 @@ DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
     "neighbours": {"kind": "knn"},
     "mlp": {"kind": "mlp"},
 }
-# Those of the default pool that look at the last labels; `pool.lagged_labels` switches them.
-LAGGED = ("last_value",)
-
+# Why an operator's learner rests: it keeps what it has learned, unlike one that failed.
+DISABLED = "disabled"
 # Handing work to another thread costs some 50 microseconds; below this a block is walked in one.
 THREAD_SECONDS_MIN = 0.0005
 
@@ -42,6 +43,10 @@ class Slot(msgspec.Struct):
     options: dict[str, Any]
     learner: Learner
     frozen: bool = False
+    frozen_told: bool = False
+    """What the configuration says; a command may say otherwise."""
+    lagged: bool = False
+    """Whether it sees the last labels before the features."""
     set_aside: str = ""
     """Why it is no longer used; empty while it is."""
     failed: str = ""
@@ -66,6 +71,7 @@ class Pool:
             raise ConfigError(
                 [f"pool.learners must hold a learner for {layout.task}. `adaptd learners` lists them."]
             )
+        self.is_lagged = any(slot.lagged for slot in self.slots)
         threads = config.pool.threads or configuration.processors()
         self.threads = min(threads, len(self.slots))
         self.workers = (
@@ -76,14 +82,19 @@ class Pool:
     def names(self) -> list[str]:
         return [slot.name for slot in self.slots]
 
-    def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats) -> Floats:
-        """Every learner walks the block; returns predictions [n_learners, n, width], NaN where asleep."""
+    def step(self, x: Floats, lags: Floats, y: Floats, op: Bytes, weight: Floats) -> Floats:
+        """Every learner walks the block; returns predictions [n_learners, n, width], NaN where asleep.
+
+        lags [n, LAGS]: what lagged learners see before the features.
+        """
         n = len(op)
+        after_lags = np.hstack([lags, x]) if self.is_lagged else x
         predictions = np.full((len(self.slots), n, self.layout.width), np.nan)
 
         def walk(indices: list[int]) -> None:
             for index in indices:
-                self.walk(self.slots[index], x, y, op, weight, predictions[index])
+                slot = self.slots[index]
+                self.walk(slot, after_lags if slot.lagged else x, y, op, weight, predictions[index])
 
         shares = self.shares(n)
         others = [self.workers.submit(walk, share) for share in shares[1:]] if self.workers else []
@@ -103,6 +114,21 @@ class Pool:
         slot.asleep_rows += silence(out, op)
         slot.predicted_rows += int(np.count_nonzero(op & PREDICT))
         slot.seconds += 0.1 * ((time.perf_counter() - start) / len(op) - slot.seconds)
+
+    def preview(self, x: Floats, lags: Floats) -> Floats:
+        """What every learner says of the rows; changes nothing, not even a count of failures."""
+        n = len(x)
+        after_lags = np.hstack([lags, x]) if self.is_lagged else x
+        predictions = np.full((len(self.slots), n, self.layout.width), np.nan)
+        y, op, weight = np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
+        for slot, out in zip(self.slots, predictions, strict=True):
+            if slot.set_aside or slot.failed:
+                continue
+            # A guest that raises here raises on the stream too, where it counts.
+            with contextlib.suppress(Exception):
+                slot.learner.step(after_lags if slot.lagged else x, y, op, weight, out)
+            silence(out, op)
+        return predictions
 
     def shares(self, n: int) -> list[list[int]]:
         """Learner indices for each thread, so that all finish at about the same time."""
@@ -146,8 +172,8 @@ class Pool:
     def grow(self, layout: Layout) -> None:
         self.layout = layout
         for slot in self.slots:
-            if not slot.set_aside and not slot.failed:
-                slot.learner.grow(layout)
+            if is_kept(slot):
+                slot.learner.grow(lagged(layout) if slot.lagged else layout)
 
     def state(self) -> State:
         return {
@@ -155,11 +181,13 @@ class Pool:
                 "kind": slot.kind,
                 "options": slot.options,
                 "rate_scale": slot.learner.rate_scale,
+                "frozen": slot.frozen,
+                "frozen_told": slot.frozen_told,
                 "set_aside": slot.set_aside,
                 "failed": slot.failed,
                 "asleep_rows": slot.asleep_rows,
                 "predicted_rows": slot.predicted_rows,
-                "learner": None if slot.set_aside or slot.failed else slot.learner.state(),
+                "learner": slot.learner.state() if is_kept(slot) else None,
             }
             for slot in self.slots
         }
@@ -173,15 +201,39 @@ class Pool:
                 fresh.append(slot.name)
                 continue
             slot.set_aside, slot.failed = saved["set_aside"], saved["failed"]
+            # A command holds until the configuration says something else than it did.
+            if saved["frozen_told"] == slot.frozen_told:
+                slot.frozen = saved["frozen"]
             slot.asleep_rows, slot.predicted_rows = saved["asleep_rows"], saved["predicted_rows"]
             slot.learner.rate_scale = saved["rate_scale"]
             if saved["learner"] is not None:
                 slot.learner.load_state(saved["learner"])
         return fresh
 
+    def follow(self, before: "Pool") -> None:
+        """What was commanded of the learners of another pool holds for those of the same name here."""
+        former = {slot.name: slot for slot in before.slots}
+        for slot in self.slots:
+            if slot.name in former:
+                slot.frozen = former[slot.name].frozen
+                slot.set_aside = DISABLED if former[slot.name].set_aside == DISABLED else ""
+
+    def rebuild(self, index: int) -> None:
+        """The learner at `index` as new, under the layout of now."""
+        slot = self.slots[index]
+        options = {"kind": slot.kind, **slot.options}
+        slot.learner = build_slot(slot.name, options, self.layout, self.config.seed).learner
+        slot.set_aside = slot.failed = ""
+        slot.asleep_rows = slot.predicted_rows = 0
+
     def close(self) -> None:
         if self.workers is not None:
             self.workers.shutdown()
+
+
+def is_kept(slot: Slot) -> bool:
+    """Whether it has a state worth keeping."""
+    return slot.set_aside in ("", DISABLED) and not slot.failed
 
 
 def chosen(config: configuration.Config, task: str) -> dict[str, dict[str, Any]]:
@@ -189,19 +241,25 @@ def chosen(config: configuration.Config, task: str) -> dict[str, dict[str, Any]]
     learners = config.pool.learners or {
         name: options
         for name, options in DEFAULT_LEARNERS.items()
-        if config.pool.lagged_labels or name not in LAGGED
+        if config.pool.lagged_labels or not looks_at_labels(options)
     }
     return {name: options for name, options in learners.items() if task in tasks_of(options)}
 
 
+def looks_at_labels(options: dict[str, Any]) -> bool:
+    """Whether it predicts from the last labels; `pool.lagged_labels` switches these in the default pool."""
+    return bool(options.get("lagged")) or options["kind"] == "last_value"
+
+
 def tasks_of(options: dict[str, Any]) -> tuple[str, ...]:
-    module, _ = configuration.built("learners", options, ("frozen",))
+    module, _ = configuration.built("learners", options, configuration.LEARNER_KEYS)
     tasks: tuple[str, ...] = module.TASKS
     return tasks
 
 
 def build_slot(name: str, options: dict[str, Any], layout: Layout, seed: int) -> Slot:
-    module, config = configuration.built("learners", options, ("frozen",))
+    module, config = configuration.built("learners", options, configuration.LEARNER_KEYS)
+    sees_lags = bool(options.get("lagged", False))
     # Each learner has its own seed, by its name, so that adding one leaves the others' numbers alone.
     own_seed = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
     build: Callable[[Any, Layout, int], Learner] = module.build
@@ -209,6 +267,8 @@ def build_slot(name: str, options: dict[str, Any], layout: Layout, seed: int) ->
         name,
         options["kind"],
         {key: value for key, value in options.items() if key not in ("kind", "frozen")},
-        build(config, layout, own_seed),
+        build(config, lagged(layout) if sees_lags else layout, own_seed),
         bool(options.get("frozen", False)),
+        bool(options.get("frozen", False)),
+        sees_lags,
     )

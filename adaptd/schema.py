@@ -129,6 +129,23 @@ class Schema:
                 events += self._raised(j, codes)
         return self._segments(x, capacities, events)
 
+    def encode_known(self, rows: Rows) -> Floats:
+        """[n, features] of the columns known so far; changes nothing. A text without a code is missing."""
+        x = np.full((rows.n, len(self.names)), np.nan)
+        counts = self.counts.copy()
+        for j, name in enumerate(self.names):
+            if name not in rows.columns:
+                continue
+            column = self._converted(name, rows.columns[name], self.kinds[name])
+            if self.kinds[name] == NUMBER:
+                x[:, j] = column
+                continue
+            known = self._codes[name]
+            codes = np.array([known.get(text, math.nan) for text in column], dtype=np.float64)
+            x[:, j] = np.where(codes < self._capacities[j], codes, np.nan)
+        self.counts = counts
+        return x
+
     def state(self) -> State:
         return {
             "names": list(self.names),

@@ -65,6 +65,11 @@ class Scores:
         for name in ("hits", "predicted", "actual"):
             setattr(self, name, enlarged(getattr(self, name), shape))
 
+    def reset_learner(self, index: int) -> None:
+        """The learner at `index` was built anew: it is judged anew."""
+        for name in ("sums", "hits", "predicted", "actual", "auc", "ece"):
+            getattr(self, name)[index] = 0.0
+
     def fading(self, index: int) -> dict[str, float]:
         """Scores of the recent past: accuracy and log_loss, or mae and rmse."""
         sums = self.sums[index].tolist()

@@ -86,9 +86,8 @@ def main() -> None:
             daemon.formatted(lines, part, lane.classes.spellings, lane.pool.names)
         done += READ_ROWS
     seconds = time.process_time() - started
-    print(
-        f"{options.controller}, {LEARNERS} learners, 2 classes: {seconds / done * 1e6:.2f} CPU microseconds a row"
-    )
+    each = seconds / done * 1e6
+    print(f"{options.controller}, {LEARNERS} learners, 2 classes: {each:.2f} CPU microseconds a row")
 
 
 if __name__ == "__main__":

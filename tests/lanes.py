@@ -19,6 +19,7 @@ SMALL_POOL = {
     "linear": {"kind": "linear"},
     "tree": {"kind": "hoeffding_tree"},
     "last_value": {"kind": "last_value"},
+    "lagged": {"kind": "linear", "lagged": True},
 }
 
 

@@ -22,7 +22,7 @@ def faults(text: str) -> list[str]:
     [
         ("[control]\nrows = 0", "c.toml: control.rows must be int >= 1; got 0."),
         ("[control]\nrows = 'many'", "c.toml: control.rows must be int; got 'many'."),
-        ("[control]\nrow = 1", "c.toml: control.row must be one of pin, rows; got 'row'. Did you mean 'rows'?"),
+        ("[control]\nrow = 1", "control.row must be one of pin, rows; got 'row'. Did you mean 'rows'?"),
         ("[contrl]\nrows = 1", "Did you mean 'control'?"),
         ("control = 3", "c.toml: control must be a table; got 3."),
         ("[labels]\nage_seconds_max = nan", "c.toml: labels.age_seconds_max must be a number"),
@@ -30,7 +30,7 @@ def faults(text: str) -> list[str]:
         ("[schema]\ntypes = {a = 'text'}", "c.toml: schema.types must be"),
         ("[pool.learners.a]\nkind = 'forst'", "Did you mean 'forest'?"),
         ("[pool.learners.a]\nfrozen = true", "c.toml: pool.learners.a.kind must be given."),
-        ("[pool.learners.a]\nkind = 'linear'\nfrozen = 7", "c.toml: pool.learners.a.frozen must be bool; got 7."),
+        ("[pool.learners.a]\nkind = 'linear'\nfrozen = 7", "pool.learners.a.frozen must be bool; got 7."),
         ("[pool.learners.a]\nkind = 'linear'\nspeed = 7", "c.toml: pool.learners.a.speed must be one of"),
         ("[pool.learners]\na = 3", "c.toml: pool.learners.a must be a table; got 3."),
         ("[controller]\nkind = 'stak'", "Did you mean 'stack'?"),

@@ -19,3 +19,35 @@ def silence(out, op):
                 out[t, c] = math.nan
             asleep += op[t] & 1
     return asleep
+
+
+# Columns that a lagged learner gets, and how fast the two fading means forget.
+LAGS = 5
+LAG_SIZES = 6
+FAST, SLOW = 0.7, 0.97
+
+
+@kernel("void(f8[::1], u1[::1], f8[::1], b1, f8[:,::1])")
+def walk_lags(y, op, memory, is_regression, out):
+    """Write the lag columns at each PREDICT; take in the label at each LEARN.
+
+    memory [LAG_SIZES]: last label, the one before, labels since the last change, fast mean, slow mean, count.
+    """
+    last, before, run, fast, slow, count = memory
+    if math.isnan(count):
+        count = 0.0
+    for t in range(len(op)):
+        if op[t] & 1:
+            out[t, 0] = last
+            out[t, 1] = before
+            out[t, 2] = last - before if is_regression else math.log(1.0 + run)
+            out[t, 3] = fast
+            out[t, 4] = slow
+        if op[t] & 2:
+            run = 1.0 if math.isnan(run) or y[t] != last else run + 1.0
+            before = last
+            last = y[t]
+            fast = last if math.isnan(fast) else FAST * fast + (1.0 - FAST) * last
+            slow = last if math.isnan(slow) else SLOW * slow + (1.0 - SLOW) * last
+            count += 1.0
+    memory[0], memory[1], memory[2], memory[3], memory[4], memory[5] = last, before, run, fast, slow, count
