@@ -26,6 +26,7 @@ DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
     "naive_bayes": {"kind": "naive_bayes"},
     "tree": {"kind": "hoeffding_tree"},
     "forest": {"kind": "forest"},
+    "boosting": {"kind": "boosting"},
     "neighbours": {"kind": "knn"},
     "mlp": {"kind": "mlp"},
 }

@@ -4,10 +4,10 @@ A node is a row of `nodes`: FEATURE (a column, or -1 in a leaf), THRESHOLD (numb
 categories: ranks up to it), CHILD (the left child's row, the right one follows; a leaf's number) and HEAVY
 (0 or 1: the child that missing values go to).
 
-A category's code has a rank of its own in each tree: codes in the order of their mean gradient over the rows
-that the tree is fitted to, cut into as many ranks as a number has bins. `ranks` [trees, categories, codes + 1]
-holds them by *place*: place 0 is the missing value, place 1 + c is code c. Rank 0 is a code that the tree has
-never seen, and it is treated as missing.
+A category's code has a rank of its own in each tree: codes in the order of their mean gradient over the
+rows that the tree is fitted to, cut into as many ranks as a number has bins. `ranks` [trees, categories,
+codes + 1] holds them by *place*: place 0 is the missing value, place 1 + c is code c. Rank 0 is a code that
+the tree has never seen, and it is treated as missing.
 
 Fitting is three kernels, called one after the other: `draw` (which rows, and their gradients), `grow` (the
 tree's branches), `settle` (its leaves' answers). One kernel that holds them all takes three times as long to
@@ -46,51 +46,51 @@ def place_of(code, n_codes):
 
 
 @subkernel
-def bin_row(x, edges, plan, n_codes, bins):
-    """The bin of each feature: 0 is missing, a number's are 1, 2, ... from low to high; a category's place."""
-    for f in range(x.shape[0]):
+def bin_row(x, i, edges, plan, n_codes, bins, place):
+    """Row `i` of `x` as bins: 0 is missing, a number's go up from 1, a category's is its place."""
+    for f in range(x.shape[1]):
         if plan[f, PLACE] >= 0:
-            bins[f] = place_of(x[f], n_codes)
-        elif math.isnan(x[f]):
-            bins[f] = 0
+            bins[place, f] = place_of(x[i, f], n_codes)
+        elif math.isnan(x[i, f]):
+            bins[place, f] = 0
         else:
             low, high = 0, plan[f, BINS] - 1
             while low < high:
                 middle = (low + high) // 2
-                if edges[f, middle] < x[f]:
+                if edges[f, middle] < x[i, f]:
                     low = middle + 1
                 else:
                     high = middle
-            bins[f] = 1 + low
+            bins[place, f] = 1 + low
 
 
 @kernel("void(f8[:,::1], f8[:,::1], i8[:,::1], i8, u2[:,::1])")
 def bin_rows(rows, edges, plan, n_codes, bins):
     """Bin all rows again, after the edges have moved."""
     for i in range(rows.shape[0]):
-        bin_row(rows[i], edges, plan, n_codes, bins[i])
+        bin_row(rows, i, edges, plan, n_codes, bins, i)
 
 
 @subkernel
-def find_leaf(nodes, ranks, plan, x):
-    """The number of the leaf of one tree that `x` falls into."""
+def find_leaf(nodes, ranks, plan, tree, x, i):
+    """The number of the leaf of `tree` that row `i` of `x` falls into."""
     node = 0
     while True:
-        feature = int(nodes[node, FEATURE])
-        child = int(nodes[node, CHILD])
+        feature = int(nodes[tree, node, FEATURE])
+        child = int(nodes[tree, node, CHILD])
         if feature < 0:
             return child
-        value = x[feature]
+        value = x[i, feature]
         place = plan[feature, PLACE]
         if place >= 0:
-            rank = ranks[place, place_of(value, ranks.shape[1] - 1)]
+            rank = ranks[tree, place, place_of(value, ranks.shape[2] - 1)]
             value = math.nan if rank == 0 else float(rank)
-        if value <= nodes[node, THRESHOLD]:
+        if value <= nodes[tree, node, THRESHOLD]:
             node = child
-        elif value > nodes[node, THRESHOLD]:
+        elif value > nodes[tree, node, THRESHOLD]:
             node = child + 1
         else:
-            node = child + int(nodes[node, HEAVY])
+            node = child + int(nodes[tree, node, HEAVY])
 
 
 @subkernel
@@ -169,7 +169,7 @@ def draw(
 ):
     """Take the old tree out of the scores, draw rows and features for a new one, find the rows' gradients.
 
-    The window is the `n` rows from `first` on, in the ring `rows`. order: the rows drawn, as many as returned.
+    The window is the `n` rows from `first` on, in the ring `rows`. order: the rows drawn; returns how many.
     slopes: [rows, scores], the loss's derivatives at each row; gradients: [rows, 2], derivative and curvature
     along the drawn direction, times the row's weight. directions: scratch [2, scores]. options[OWN] is 0 for
     classes, else the residual beyond which a number's loss goes on as a straight line (Huber).
@@ -183,7 +183,7 @@ def draw(
     for i in range(n):
         row = (first + i) % capacity
         if is_used:
-            leaf = find_leaf(nodes[tree], ranks[tree], plan, rows[row])
+            leaf = find_leaf(nodes, ranks, plan, tree, rows, row)
             for k in range(n_scores):
                 scores[row, k] -= values[tree, leaf, k]
         if next_uniform(random) < options[SUBSAMPLE]:
@@ -239,7 +239,7 @@ def sum_codes(totals, order, n, bins, feature, gradients):
 
 
 @subkernel
-def rank_codes(rank, n_bins, totals, order, smoothing):
+def rank_codes(ranks, tree, category, n_bins, totals, order, smoothing):
     """Order the codes of a category by their mean gradient and cut them into bins of about equal weight.
 
     totals: [codes + 1, 2], gradients and weights by place.
@@ -248,7 +248,7 @@ def rank_codes(rank, n_bins, totals, order, smoothing):
     weight = 0.0
     mean = 0.0
     for place in range(1, totals.shape[0]):
-        rank[place] = 0
+        ranks[tree, category, place] = 0
         if totals[place, 1] > 0.0:
             order[n] = place
             n += 1
@@ -280,79 +280,79 @@ def rank_codes(rank, n_bins, totals, order, smoothing):
         if n <= n_bins or last == 0 or taken >= reached:
             last = min(last + 1, n_bins)
             reached = max(taken, last * share) if n > n_bins else 0.0
-        rank[place] = last
+        ranks[tree, category, place] = last
         taken += totals[place, 1]
 
 
 @subkernel
-def bin_of(bins, feature, ranks, plan):
+def bin_of(bins, row, feature, ranks, tree, plan):
     place = plan[feature, PLACE]
-    b = int(bins[feature])
-    return int(ranks[place, b]) if place >= 0 else b
+    b = int(bins[row, feature])
+    return int(ranks[tree, place, b]) if place >= 0 else b
 
 
 @subkernel
-def fill_histogram(histogram, order, start, count, bins, features, ranks, plan, gradients):
+def fill_histogram(histograms, leaf, order, start, count, bins, features, ranks, tree, plan, gradients):
     for s in range(features.shape[0]):
         for b in range(plan[features[s], BINS] + 1):
-            histogram[s, b, 0] = 0.0
-            histogram[s, b, 1] = 0.0
+            histograms[leaf, s, b, 0] = 0.0
+            histograms[leaf, s, b, 1] = 0.0
     for i in range(start, start + count):
         row = order[i]
         g = gradients[row, 0]
         h = gradients[row, 1]
         for s in range(features.shape[0]):
-            b = bin_of(bins[row], features[s], ranks, plan)
-            histogram[s, b, 0] += g
-            histogram[s, b, 1] += h
+            b = bin_of(bins, row, features[s], ranks, tree, plan)
+            histograms[leaf, s, b, 0] += g
+            histograms[leaf, s, b, 1] += h
 
 
 @subkernel
-def find_split(histogram, record, features, plan, options):
+def find_split(histograms, records, leaf, features, plan, options):
     """The best split of a leaf into its record; a GAIN of 0: none."""
     ridge = options[RIDGE]
     least = options[HESSIAN_MIN]
-    G, H = record[GRADIENT], record[HESSIAN]
+    G, H = records[leaf, GRADIENT], records[leaf, HESSIAN]
     before = G * G / (H + ridge)
-    record[GAIN] = 0.0
+    records[leaf, GAIN] = 0.0
     for s in range(features.shape[0]):
         n_bins = plan[features[s], BINS]
-        missing = histogram[s, 0, 1] > ROUNDING
+        missing = histograms[leaf, s, 0, 1] > ROUNDING
         for side in range(2 if missing else 1):
-            g = histogram[s, 0, 0] if side == 1 else 0.0
-            h = histogram[s, 0, 1] if side == 1 else 0.0
+            g = histograms[leaf, s, 0, 0] if side == 1 else 0.0
+            h = histograms[leaf, s, 0, 1] if side == 1 else 0.0
             # With missing values the last bin counts too: what is known goes left, the others right.
             for b in range(1, n_bins + 1 if missing and side == 0 else n_bins):
-                g += histogram[s, b, 0]
-                h += histogram[s, b, 1]
+                g += histograms[leaf, s, b, 0]
+                h += histograms[leaf, s, b, 1]
                 if h < least:
                     continue
                 if H - h < least:
                     break
                 gain = g * g / (h + ridge) + (G - g) * (G - g) / (H - h + ridge) - before
-                if gain > record[GAIN]:
-                    record[GAIN] = gain
-                    record[SLOT] = s
-                    record[BIN] = b
-                    record[LEFT_GRADIENT] = g
-                    record[LEFT_HESSIAN] = h
+                if gain > records[leaf, GAIN]:
+                    records[leaf, GAIN] = gain
+                    records[leaf, SLOT] = s
+                    records[leaf, BIN] = b
+                    records[leaf, LEFT_GRADIENT] = g
+                    records[leaf, LEFT_HESSIAN] = h
                     if missing:
-                        record[MISSING_LEFT] = side
+                        records[leaf, MISSING_LEFT] = side
                     else:
-                        record[MISSING_LEFT] = 1.0 if 2.0 * h >= H else 0.0
+                        records[leaf, MISSING_LEFT] = 1.0 if 2.0 * h >= H else 0.0
 
 
 @subkernel
-def part_rows(order, spare, record, bins, feature, ranks, plan):
+def part_rows(order, spare, records, leaf, bins, feature, ranks, tree, plan):
     """Bring the rows that go left to the front of the leaf's stretch of `order`; gives how many."""
-    start = int(record[START])
-    count = int(record[COUNT])
+    start = int(records[leaf, START])
+    count = int(records[leaf, COUNT])
     n_left = 0
     n_right = 0
     for i in range(start, start + count):
         row = order[i]
-        b = bin_of(bins[row], feature, ranks, plan)
-        if (record[MISSING_LEFT] == 1.0) if b == 0 else (b <= record[BIN]):
+        b = bin_of(bins, row, feature, ranks, tree, plan)
+        if (records[leaf, MISSING_LEFT] == 1.0) if b == 0 else (b <= records[leaf, BIN]):
             order[start + n_left] = row
             n_left += 1
         else:
@@ -364,18 +364,19 @@ def part_rows(order, spare, record, bins, feature, ranks, plan):
 
 
 @subkernel
-def set_leaf(nodes, node, leaf):
-    nodes[node, FEATURE] = -1.0
-    nodes[node, THRESHOLD] = 0.0
-    nodes[node, CHILD] = leaf
-    nodes[node, HEAVY] = 0.0
+def set_leaf(nodes, tree, node, leaf):
+    nodes[tree, node, FEATURE] = -1.0
+    nodes[tree, node, THRESHOLD] = 0.0
+    nodes[tree, node, CHILD] = leaf
+    nodes[tree, node, HEAVY] = 0.0
 
 
 @kernel(
-    "i8(f8[:,::1], u1[:,::1], i4[::1], i4[::1], i8, u2[:,::1], f8[:,::1], i8[:,::1], f8[:,::1], i8[::1],"
-    "f8[:,:,:,::1], f8[:,::1], f8[:,::1], f8[::1])"
+    "i8(i8, f8[:,:,::1], u1[:,:,::1], i4[::1], i4[::1], i8, u2[:,::1], f8[:,::1], i8[:,::1], f8[:,::1],"
+    "i8[::1], f8[:,:,:,::1], f8[:,::1], f8[:,::1], f8[::1])"
 )
 def grow(
+    tree,
     nodes,
     ranks,
     order,
@@ -400,7 +401,7 @@ def grow(
         place = plan[features[s], PLACE]
         if place >= 0:
             sum_codes(totals, order, n, bins, features[s], gradients)
-            rank_codes(ranks[place], plan[features[s], BINS], totals, spare, options[SMOOTHING])
+            rank_codes(ranks, tree, place, plan[features[s], BINS], totals, spare, options[SMOOTHING])
     G = H = squares = 0.0
     for i in range(n):
         g = gradients[order[i], 0]
@@ -411,68 +412,58 @@ def grow(
     least_gain = options[GAIN_MIN] * squares / max(H, 1e-300)
     records[0, START], records[0, COUNT], records[0, NODE] = 0.0, n, 0.0
     records[0, GRADIENT], records[0, HESSIAN] = G, H
-    set_leaf(nodes, 0, 0)
-    fill_histogram(histograms[0], order, 0, n, bins, features, ranks, plan, gradients)
-    find_split(histograms[0], records[0], features, plan, options)
-    leaves = 1
-    while leaves < records.shape[0]:
-        best = 0
-        for leaf in range(1, leaves):
-            if records[leaf, GAIN] > records[best, GAIN]:
-                best = leaf
-        parent = records[best]
-        if not parent[GAIN] > least_gain:
+    set_leaf(nodes, tree, 0, 0)
+    fill_histogram(histograms, 0, order, 0, n, bins, features, ranks, tree, plan, gradients)
+    find_split(histograms, records, 0, features, plan, options)
+    new = 1
+    while new < records.shape[0]:
+        old = 0
+        for leaf in range(1, new):
+            if records[leaf, GAIN] > records[old, GAIN]:
+                old = leaf
+        if not records[old, GAIN] > least_gain:
             break
-        feature = features[int(parent[SLOT])]
-        n_left = part_rows(order, spare, parent, bins, feature, ranks, plan)
-        n_right = int(parent[COUNT]) - n_left
+        feature = features[int(records[old, SLOT])]
+        n_left = part_rows(order, spare, records, old, bins, feature, ranks, tree, plan)
+        n_right = int(records[old, COUNT]) - n_left
         if n_left == 0 or n_right == 0:
-            parent[GAIN] = 0.0
+            records[old, GAIN] = 0.0
             continue
-        node, pair = int(parent[NODE]), 2 * leaves - 1
-        nodes[node, FEATURE] = feature
-        b = int(parent[BIN])
+        node, pair = int(records[old, NODE]), 2 * new - 1
+        b = int(records[old, BIN])
+        nodes[tree, node, FEATURE] = feature
         if plan[feature, PLACE] >= 0:
-            nodes[node, THRESHOLD] = b
+            nodes[tree, node, THRESHOLD] = b
         else:
-            nodes[node, THRESHOLD] = edges[feature, b - 1] if b < plan[feature, BINS] else math.inf
-        nodes[node, CHILD] = pair
-        nodes[node, HEAVY] = 0.0 if parent[MISSING_LEFT] == 1.0 else 1.0
-        set_leaf(nodes, pair, best)
-        set_leaf(nodes, pair + 1, leaves)
-        other = records[leaves]
-        other[START], other[COUNT], other[NODE] = parent[START] + n_left, n_right, pair + 1
-        other[GRADIENT] = parent[GRADIENT] - parent[LEFT_GRADIENT]
-        other[HESSIAN] = parent[HESSIAN] - parent[LEFT_HESSIAN]
-        parent[COUNT], parent[NODE] = n_left, pair
-        parent[GRADIENT], parent[HESSIAN] = parent[LEFT_GRADIENT], parent[LEFT_HESSIAN]
+            nodes[tree, node, THRESHOLD] = edges[feature, b - 1] if b < plan[feature, BINS] else math.inf
+        nodes[tree, node, CHILD] = pair
+        nodes[tree, node, HEAVY] = 1.0 - records[old, MISSING_LEFT]
+        set_leaf(nodes, tree, pair, old)
+        set_leaf(nodes, tree, pair + 1, new)
+        records[new, START], records[new, COUNT] = records[old, START] + n_left, n_right
+        records[old, COUNT] = n_left
+        records[old, NODE], records[new, NODE] = pair, pair + 1
+        for k in range(2):
+            left = records[old, LEFT_GRADIENT + k]
+            records[new, GRADIENT + k] = records[old, GRADIENT + k] - left
+            records[old, GRADIENT + k] = left
         # Only the smaller child's rows are read; the other's histogram is the difference.
-        small = parent if n_left <= n_right else other
-        mine, theirs = histograms[best], histograms[leaves]
-        fill_histogram(
-            theirs,
-            order,
-            int(small[START]),
-            int(small[COUNT]),
-            bins,
-            features,
-            ranks,
-            plan,
-            gradients,
-        )
+        small = old if n_left <= n_right else new
+        start, count = int(records[small, START]), int(records[small, COUNT])
+        fill_histogram(histograms, new, order, start, count, bins, features, ranks, tree, plan, gradients)
         for s in range(features.shape[0]):
             for b in range(plan[features[s], BINS] + 1):
                 for k in range(2):
-                    rest = mine[s, b, k] - theirs[s, b, k]
-                    if n_left <= n_right:
-                        mine[s, b, k] = theirs[s, b, k]
-                        theirs[s, b, k] = rest
+                    rest = histograms[old, s, b, k] - histograms[new, s, b, k]
+                    if small == old:
+                        histograms[old, s, b, k] = histograms[new, s, b, k]
+                        histograms[new, s, b, k] = rest
                     else:
-                        mine[s, b, k] = rest
-        find_split(mine, parent, features, plan, options)
-        find_split(theirs, other, features, plan, options)
-        leaves += 1
-    return leaves
+                        histograms[old, s, b, k] = rest
+        for side in range(2):
+            find_split(histograms, records, old if side == 0 else new, features, plan, options)
+        new += 1
+    return new
 
 
 @kernel(
@@ -521,6 +512,6 @@ def settle(
                 values[tree, leaf, m] = step
     for i in range(n):
         row = (first + i) % capacity
-        leaf = find_leaf(nodes[tree], ranks[tree], plan, rows[row])
+        leaf = find_leaf(nodes, ranks, plan, tree, rows, row)
         for k in range(n_scores):
             scores[row, k] += values[tree, leaf, k]
