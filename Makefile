@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check format bench lock clean
+.PHONY: run test check format bench lock clean install uninstall
 
 run: $(READY)  ## set everything up and play two streams: a real one, and a generated one with drift
 	@sh deploy/demo.sh $(BIN)/adaptd
@@ -29,6 +29,14 @@ bench: $(READY)  ## benchmarks; each says what it measures
 lock:  ## resolve the dependencies anew; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --no-emit-find-links -c requirements.lock pyproject.toml -o deploy/requirements.lock
+
+install:  ## put the service on this machine, for systemd; as root. PREFIX, PYTHON, DESTDIR
+	@PYTHON=$(PYTHON) sh deploy/systemd/install.sh install
+
+uninstall:  ## take it off again; what is left (state, changed configuration) is named
+	@sh deploy/systemd/install.sh uninstall
 
 clean:
 	rm -rf $(VENV) run build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,4 +1,4 @@
-"""The command line: run, replay, check, learners, demo."""
+"""The command line: run, replay, status, check, learners, demo."""
 
 import argparse
 import contextlib
@@ -87,7 +87,14 @@ def parser() -> argparse.ArgumentParser:
     )
     replay.add_argument("--shuffle", action="store_true", help="put the rows into a random order first")
     replay.add_argument("--output", metavar="FILE", help="write the predictions to FILE")
+    replay.add_argument("--report", metavar="FILE", help="write a report with curves, one HTML file, to FILE")
     replay.add_argument("--format", choices=("table", "json"), default="table", help="how to report")
+
+    status = add("status", status_command, "what a running daemon does right now; needs its http.enabled")
+    status.add_argument("--watch", action="store_true", help="go on showing it, once a second")
+    status.add_argument("--url", default="http://127.0.0.1:9464", help="its address (default %(default)s)")
+    status.add_argument("--token-file", metavar="FILE", default="", help="holds the token, if it wants one")
+    status.add_argument("--format", choices=("table", "json"), default="table", help="how to show it")
 
     check = add("check", check_command, "look for every fault of a configuration at once")
     add_config(check)
@@ -130,10 +137,18 @@ def loaded(options: argparse.Namespace, more: list[str] | None = None) -> Any:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    from adaptd.daemon import Daemon
+    from adaptd import notify
 
     more = [f'source.format="{options.format}"'] if options.format else []
-    Daemon(loaded(options, more), options.config).run(options.restore)
+    # Importing the engine and the components of the configuration compiles their kernels.
+    with notify.starting(notify.Notifier()):
+        from adaptd.daemon import Daemon
+
+        def reread() -> Any:
+            return loaded(options, more)
+
+        daemon = Daemon(reread(), options.config, reread=reread if options.config else None)
+    daemon.run(options.restore)
     return 0
 
 
@@ -144,8 +159,9 @@ def replay_command(options: argparse.Namespace) -> int:
         raise UsageError(f"{options.file} must be a file; there is none. Check the path.")
     config = only(loaded(options), options.learner)
     asked = replay.Options(
-        options.file, options.max_rows, options.holdout, options.passes, options.shuffle, options.output
-    )
+        options.file, options.max_rows, options.holdout, options.passes, options.shuffle, options.output,
+        options.report,
+    )  # fmt: skip
     with report.progress(options.file) as advance:
         result = replay.replay(config, asked, advance)
     if options.format == "json":
@@ -172,6 +188,13 @@ def only(config: Any, names: list[str]) -> Any:
     learners = {name: known.get(name, {"kind": name}) for name in names}
     replaced = msgspec.structs.replace(config.pool, learners=learners)
     return msgspec.structs.replace(config, pool=replaced)
+
+
+def status_command(options: argparse.Namespace) -> int:
+    from adaptd import status
+
+    status.run(options.url, options.watch, options.format, options.token_file)
+    return 0
 
 
 def check_command(options: argparse.Namespace) -> int:

@@ -103,12 +103,25 @@ class DeadLettersConfig(Section, frozen=True):
 
 
 class HttpConfig(Section, frozen=True):
-    """[http]: metrics and health."""
+    """[http]: metrics, health, the API and the live page."""
 
     enabled: bool = False
     """Whether to serve."""
     listen: str = "127.0.0.1:9464"
     """Address and port; port 0 picks a free one."""
+    token_file: str = ""
+    """A file with a secret that every call of the API must bring as bearer token. Without one, calls that
+    write are refused on addresses that are not loopback."""
+    tls_certificate: str = ""
+    """A PEM file with the certificate chain; with it the server speaks TLS only."""
+    tls_key: str = ""
+    """A PEM file with the certificate's private key; empty: it is in the certificate's file."""
+    body_bytes_max: Annotated[int, msgspec.Meta(ge=1024, le=1 << 30)] = 1_048_576
+    """Bytes of a request's body."""
+    requests_per_second: Annotated[float, msgspec.Meta(ge=1.0, le=1e6)] = 2000.0
+    """Calls of the API that are served, on the average of a second."""
+    concurrency_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 100
+    """Calls of the API at the same time."""
 
 
 class LogConfig(Section, frozen=True):
@@ -227,6 +240,11 @@ def read(tree: dict[str, Any], name: str) -> Config:
             faults.append(f"{place[:-1]} must be a table; got {options!r}. Write [pool.learners.{learner}].")
         else:
             component("learners", options, place, faults, LEARNER_KEYS)
+    if config.source.get("kind") == "none" and not config.http.enabled:
+        faults.append(
+            f"{name}: http.enabled must be true when source.kind is 'none'; got False. "
+            "Set http.enabled = true, since nothing else brings rows, or choose another source.kind."
+        )
     from adaptd import rates
 
     checked(rates.Config, config.rates, f"{name}: rates.", faults)

@@ -11,25 +11,36 @@ import pathlib
 import signal
 import sys
 import threading
-from typing import Any, TextIO
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TextIO
 
+import msgspec
 import numpy as np
 from apscheduler.schedulers.background import BackgroundScheduler
 from prometheus_client import CollectorRegistry
 
 import adaptd
-from adaptd import checkpoint, events, metrics, predictions
+from adaptd import checkpoint, events, metrics, notify, predictions, reload
 from adaptd import config as configuration
 from adaptd.clock import Clock, SystemClock
-from adaptd.contracts import REJECT_REASONS, Rows, Sink, Source
+from adaptd.contracts import REJECT_REASONS, Reject, Rows, Sink, Source
 from adaptd.dead_letters import DeadLetters
 from adaptd.engine import Answers, Lane
-from adaptd.errors import CheckpointError
-from adaptd.http import HttpServer
+from adaptd.errors import CheckpointError, ConfigError, UsageError
+from adaptd.history import History
+from adaptd.inbox import Inbox
 from adaptd.journal import Journal
+from adaptd.requests import Desk, Request, fault
+
+if TYPE_CHECKING:
+    from adaptd.api import Api
 
 # A scrape sees numbers at most this old.
 PUBLISH_SECONDS = 0.5
+# How long a thread may keep the interpreter from another; Python's own 5 milliseconds add up in a request.
+SWITCH_SECONDS = 0.0005
+# How much of the rows a second shown is that of half a second before.
+SPEED_FADE = 0.7
 
 
 class Daemon:
@@ -41,9 +52,14 @@ class Daemon:
         config_path: str | None = None,
         stderr: TextIO = sys.stderr,
         clock: Clock | None = None,
+        reread: Callable[[], configuration.Config] | None = None,
     ) -> None:
         self.config = config
+        self.config_path = config_path
+        self.reread = reread
+        self.reload_is_due = False
         self.clock = clock or SystemClock()
+        self.started = self.clock.monotonic()
         self.stopped_by = ""
         self.is_ready = False
         self.checkpoint_is_due = threading.Event()
@@ -51,6 +67,8 @@ class Daemon:
         self.store = checkpoint.CheckpointStore(directory, config.checkpoint.keep) if directory else None
         with contextlib.ExitStack() as built:
             self.closing = built
+            self.notifier, self.status = notify.Notifier(), notify.Status()
+            built.callback(self.notifier.close)
             if self.store is not None:
                 built.callback(self.store.close)
             self.journal = Journal(
@@ -70,11 +88,19 @@ class Daemon:
             # Before the lane, which may have to compile: what cannot be opened is said at once.
             self.source = self.open_source()
             built.callback(self.source.close)
+            self.inbox = Inbox(directory or None)
+            built.callback(self.inbox.close)
+            self.history = History(beside("", directory, "history.sqlite"))
+            built.callback(self.history.close)
             module, options = configuration.built("sinks", config.sink, ("format",))
             self.sink: Sink = module.build(options)
             built.callback(self.sink.close)
             self.lane = Lane(config, self.log)
             built.callback(self.lane.close)
+            self.desk = Desk(self, self.inbox)
+            built.callback(self.desk.close)
+            if hasattr(self.source, "wake_on"):
+                self.source.wake_on(self.desk.queue.descriptor)
             self.lines = predictions.FORMATS[config.sink.get("format", "json")]()
             self.stages = metrics.StageTimes(self.clock.monotonic)
             self.figures = Figures(self)
@@ -102,10 +128,14 @@ class Daemon:
         started = self.clock.monotonic()
         with self.closing, self.signals(), self.scheduler(), self.server():
             try:
+                self.notifier.extend("Loading the newest checkpoint")
                 self.resume(restore)
+                self.metrics.publish(self.figures.snapshot())
                 self.is_ready = True
+                self.notifier.ready(self.status_line())
                 while self.turn():
                     pass
+                self.notifier.stopping("Saving the last checkpoint")
                 self.commit()
             except BaseException as error:
                 self.stopped_by = "output_closed" if is_closed_output(error) else "failed"
@@ -124,36 +154,49 @@ class Daemon:
         """Poll, predict and learn, write; then commit when a checkpoint is due. False at the end."""
         if self.stopped_by:
             self.source.stop()
+        if self.reload_is_due:
+            self.reload_is_due = False
+            threading.Thread(target=self.read_config, args=(ignore,), name="reload", daemon=True).start()
+        self.desk.serve()
         self.stages.start()
         rows = self.source.poll(self.lane.schema.kinds)
         self.stages.lap("poll")
         if rows is None:
+            self.desk.serve(is_idle=not self.stopped_by)
             if not self.stopped_by:
                 self.stopped_by = "end_of_input"
                 self.lane.end_of_input()
                 self.bury()
             return False
-        self.take(rows)
+        self.desk.take(rows)
+        self.desk.serve(is_idle=rows.n == 0 and not rows.rejects)
         if self.checkpoint_is_due.is_set():
             self.checkpoint_is_due.clear()
             self.commit()
         self.figures.publish_if_due()
+        self.notifier.turn(self.status_line)
         return True
 
-    def take(self, rows: Rows) -> None:
-        """One read, from decoded rows to written answers."""
+    def status_line(self) -> str:
+        return self.status.line(self.metrics.snapshot, self.clock.wall())
+
+    def step(self, rows: Rows) -> tuple[list[Answers], list[Reject]]:
+        """One piece, from decoded rows to written answers; also what the lane could not use of it."""
+        self.stages.start()
         answers = self.lane.process(rows)
         self.figures.taken(rows)
         self.stages.lap("learn")
         for part in answers:
-            self.sink.write(self.formatted(part))
+            self.desk.put_out(self.formatted(part, self.lines))
         if answers:
             self.sink.push()
+        rejects = self.lane.dead.copy()
         self.bury()
         self.stages.lap("write")
+        return answers, rejects
 
-    def formatted(self, part: Answers) -> bytes:
-        return formatted(self.lines, part, self.lane.classes.spellings, self.lane.pool.names)
+    def formatted(self, part: Answers, lines: predictions.Lines) -> bytes:
+        return formatted(lines, part, self.lane.classes.spellings, self.lane.pool.names)
 
     def bury(self) -> None:
         """Records that could not be used go to the dead letters."""
@@ -187,6 +230,7 @@ class Daemon:
             return
         loaded = self.store.load_latest() if restore is None else self.store.load(restore)
         if loaded is None:
+            self.desk.start()
             self.sink.write(self.lines.header())
             self.commit()
             return
@@ -195,11 +239,14 @@ class Daemon:
         state = loaded.state
         if restore is not None:
             self.store.cut_after(restore)
+        if self.inbox.torn is not None:
+            self.log.emit(events.InboxCut(path=str(self.inbox.torn.path), bytes=self.inbox.torn.bytes))
         self.log.load_state(state["events"])
         fresh = self.lane.load_state(state["lane"])
         self.source.seek(state["source"])
         self.sink.seek(state["sink"])
         self.dead_letters.seek(state["dead_letters"])
+        self.desk.load_state(state["inbox"])
         self.number = loaded.info.number + 1
         self.figures.checkpoint(loaded.info)
         self.log.emit(
@@ -214,28 +261,34 @@ class Daemon:
 
     number = 0
 
-    def commit(self) -> None:
-        """Flush the sink, then save the checkpoint. A checkpoint that fails is reported, and tried again."""
+    def commit(self) -> str:
+        """Flush the sink, then save the checkpoint. One that fails is reported, and tried again.
+
+        Returns why it failed; empty when it did not.
+        """
         self.stages.start()
+        self.desk.let_out(wait=True)
         self.sink.flush()
         self.dead_letters.flush()
         self.log.flush()
         if self.store is None:
-            return
+            return ""
         state = {
             "lane": self.lane.state(),
             "source": self.source.position(),
             "sink": self.sink.position(),
             "dead_letters": self.dead_letters.position(),
             "events": self.log.state(),
+            "inbox": self.desk.state(self.number, self.store.keep),
         }
         try:
             info = self.store.save(state, self.number)
         except (OSError, CheckpointError) as error:
             self.figures.checkpoint_failures += 1
             self.log.emit(events.CheckpointFailed(detail=str(error)))
-            return
+            return str(error)
         self.number += 1
+        self.desk.checkpointed()
         self.stages.lap("checkpoint")
         self.figures.checkpoints += 1
         self.figures.checkpoint(info)
@@ -244,20 +297,93 @@ class Daemon:
                 path=str(info.path), number=info.number, bytes=info.bytes, seconds=round(info.seconds, 3)
             )
         )
+        return ""
+
+    def checkpoint_now(self) -> tuple[int, bytes]:
+        """For the API: HTTP status and reply."""
+        if self.store is None:
+            return 409, fault("there is no checkpoint.directory")
+        failure = self.commit()
+        if failure or self.figures.info is None:
+            return 503, fault(failure)
+        info = self.figures.info
+        reply = {"number": info.number, "path": str(info.path), "bytes": info.bytes, "seconds": info.seconds}
+        return 200, msgspec.json.encode(reply)
+
+    # Reload.
+
+    def read_config(self, resolve: Callable[[int, bytes], None]) -> None:
+        """Read the configuration anew and see whether it can be taken live; not in the loop's thread.
+
+        Building and compiling what is new can take long. The loop goes on with the old one meanwhile.
+        """
+        old, name = self.config, self.config_path or "command line"
+        self.notifier.reloading()
+        try:
+            if self.reread is None:
+                raise UsageError("there is no configuration file to read. Start with --config FILE.")
+            new = self.reread()
+            changed = reload.differences(old, new)
+            faults = reload.faults(changed, name)
+            if faults:
+                raise ConfigError(faults)
+            reload.rehearse(old, new, self.lane.layout.task)
+        except Exception as error:  # whatever is wrong with the new one, the old one goes on
+            faults = error.faults if isinstance(error, ConfigError) else [f"{name}: {error}"]
+            self.log.emit(events.ConfigRefused(faults=faults))
+            self.notifier.ready(self.status_line())
+            resolve(422, msgspec.json.encode({"error": "the configuration was refused", "faults": faults}))
+            return
+        self.desk.queue.put(Request("reload", resolve, config=new))
+
+    def take_config(self, new: configuration.Config) -> tuple[int, bytes]:
+        """Go on with a configuration that `read_config` found good; HTTP status and reply."""
+        changed = reload.differences(self.config, new)
+        failure = ""
+        if reload.concerns_lane(changed):
+            self.lane.next_config = new
+            # Durable before it takes effect: a crash must find the same control point again.
+            failure = self.commit()
+            if failure:
+                self.lane.next_config = None
+        if failure:
+            self.log.emit(events.ConfigRefused(faults=[failure]))
+            self.notifier.ready(self.status_line())
+            return 503, fault(failure)
+        self.config = new
+        self.log.set_level(new.log.level)
+        if self.store is not None:
+            self.store.keep = new.checkpoint.keep
+        if self.interval is not None:
+            self.interval.reschedule("interval", seconds=new.checkpoint.interval_seconds)
+        if self.api is not None:
+            self.api.limit(new.http)
+        self.log.emit(events.ConfigChanged(changed=changed))
+        self.notifier.ready(self.status_line())
+        return 200, msgspec.json.encode({"changed": changed})
 
     # What surrounds the loop.
 
+    api: "Api | None" = None
+    interval: Any = None
+
     @contextlib.contextmanager
     def signals(self) -> Any:
-        """SIGTERM and SIGINT end the loop after the rows that were read."""
+        """SIGTERM and SIGINT end the loop after the rows read; SIGHUP reads the configuration anew."""
 
         def stop(number: int, frame: Any) -> None:
             self.stopped_by = signal.Signals(number).name.lower()
+            self.desk.queue.wake()
+
+        def reload_soon(number: int, frame: Any) -> None:
+            self.reload_is_due = True
+            self.desk.queue.wake()
 
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        handlers = {signal.SIGTERM: stop, signal.SIGINT: stop, signal.SIGHUP: reload_soon}
+        before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         try:
             yield
         finally:
@@ -271,7 +397,7 @@ class Daemon:
             yield
             return
         scheduler = BackgroundScheduler(timezone="UTC")
-        scheduler.add_job(
+        self.interval = scheduler.add_job(
             self.checkpoint_is_due.set, "interval", seconds=self.config.checkpoint.interval_seconds
         )
         scheduler.start()
@@ -285,12 +411,32 @@ class Daemon:
         if not self.config.http.enabled:
             yield
             return
-        server = HttpServer(self.config.http.listen, self.registry, lambda: self.is_ready)
+        # Without HTTP nobody pays for the import of a server.
+        from adaptd.api import Api
+        from adaptd.http import HttpServer
+
+        http = self.config.http
+        self.api = Api(
+            self.config,
+            self.metrics,
+            self.journal,
+            self.history,
+            self.desk.queue,
+            self.read_config,
+            lambda: dict(self.lane.schema.kinds),
+        )
+        # A request must get the interpreter within a piece's time, beside the loop and the learners.
+        switch_seconds = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        server = HttpServer(http.listen, self.registry, lambda: self.is_ready, self.api, http)
         self.log.emit(events.HttpStarted(listen=f"{server.host}:{server.port}"))
         try:
             yield
         finally:
+            # First an answer for everybody who waits for one.
+            self.desk.close()
             server.close()
+            sys.setswitchinterval(switch_seconds)
 
 
 class Figures:
@@ -305,6 +451,8 @@ class Figures:
         self.info: checkpoint.CheckpointInfo | None = None
         self.info_time = math.nan
         self.published = -math.inf
+        self.published_records = 0
+        self.rows_per_second = math.nan
 
     def taken(self, rows: Rows) -> None:
         self.records += rows.n
@@ -318,8 +466,16 @@ class Figures:
     def publish_if_due(self) -> None:
         now = self.daemon.clock.monotonic()
         if now - self.published >= PUBLISH_SECONDS:
-            self.published = now
-            self.daemon.metrics.publish(self.snapshot())
+            if self.published > -math.inf:
+                speed = (self.records - self.published_records) / (now - self.published)
+                steady = 0.0 if math.isnan(self.rows_per_second) else SPEED_FADE
+                self.rows_per_second = (
+                    speed if not steady else speed + steady * (self.rows_per_second - speed)
+                )
+            self.published, self.published_records = now, self.records
+            snapshot = self.snapshot()
+            self.daemon.metrics.publish(snapshot)
+            self.daemon.history.add(snapshot, self.daemon.clock.wall())
 
     def snapshot(self) -> metrics.Snapshot:
         daemon, lane = self.daemon, self.daemon.lane
@@ -342,6 +498,7 @@ class Figures:
                     state_bytes=vitals.state_bytes,
                     is_champion=index == lane.champion,
                     is_set_aside=bool(slot.set_aside),
+                    set_aside=slot.set_aside,
                     is_frozen=slot.frozen,
                 )
             )
@@ -377,7 +534,16 @@ class Figures:
             features=lane.layout.n_features,
             classes=lane.layout.n_classes,
             last_row_time=lane.labels.now if math.isfinite(lane.labels.now) else math.nan,
+            learner_kinds={slot.name: slot.kind for slot in lane.pool.slots},
+            speaker=lane.pool.names[lane.speaker] if lane.speaker >= 0 else predictions.BLEND,
+            rows_per_second=self.rows_per_second,
+            uptime_seconds=daemon.clock.monotonic() - daemon.started,
+            stopped_by=daemon.stopped_by,
         )
+
+
+def ignore(status: int, reply: bytes) -> None:
+    """Nobody waits for the reply; the log has it."""
 
 
 def formatted(lines: predictions.Lines, part: Answers, spellings: list[bytes], names: list[str]) -> bytes:

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from adaptd import config as configuration
 from adaptd import commands, events, rates, reload, schema
+from adaptd import config as configuration
 from adaptd.contracts import (
     DRIFT,
     LEARN,
@@ -32,7 +32,7 @@ from adaptd.errors import CheckpointError
 from adaptd.kernels.blocks import LAGS
 from adaptd.labels import LabelBuffer
 from adaptd.lags import Lags
-from adaptd.operations import NONE, HeldLabel, Plan, Planner
+from adaptd.operations import NEW_CLASS, NONE, HeldLabel, Plan, Planner
 from adaptd.pool import Pool
 from adaptd.scores import Scores
 
@@ -137,7 +137,9 @@ class Lane:
         n = rows.n
         x, blend = self.schema.encode_known(rows), np.full((n, self.layout.width), np.nan)
         predictions = self.pool.preview(x, self.lags.now(n))
-        self.controller.step(predictions, np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n), blend)
+        self.controller.step(
+            predictions, np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n), blend
+        )
         if self.pinned != NONE:
             spoken = ~np.isnan(predictions[self.pinned]).any(axis=1)
             blend[spoken] = predictions[self.pinned][spoken]
@@ -329,10 +331,9 @@ class Lane:
             self.controller.grow(layout)
             self.scores.grow(layout)
         self.labels.grow(layout.n_features, layout.width)
-        features, classes = (
-            self.schema.names[old.n_features : layout.n_features],
-            self.classes.spellings[old.n_classes :],
-        )
+        features = self.schema.names[old.n_features : layout.n_features]
+        # A regression may have begun as a classification; the classes of then are no news.
+        classes = self.classes.spellings[old.n_classes : layout.n_classes]
         if features or classes:
             self.log.emit(
                 events.LayoutGrown(
@@ -347,17 +348,22 @@ class Lane:
     def targets(self, rows: Rows) -> Floats:
         """[n]: class code or number; NaN without a label or with an unusable one; NEW_CLASS."""
         if self.layout.task == "classification":
-            return self.classes.codes(rows.labels)
+            codes = self.classes.codes(rows.labels)
+            codes[codes < 0] = NEW_CLASS
+            return codes
         try:
-            return np.array(rows.labels, dtype=np.bytes_).astype(np.float64)
+            numbers = np.array(rows.labels, dtype=np.bytes_).astype(np.float64)
         except ValueError:  # a row without a label, or one that is not plainly a number: one by one
             return np.array([math.nan if raw is None else self.target_of(raw) for raw in rows.labels])
+        numbers[np.isinf(numbers)] = math.nan
+        return numbers
 
     def target_of(self, label: bytes) -> float:
         """As `targets`, for one label."""
         if self.layout.task == "regression":
             return schema.label_number(label)
-        return float(self.classes.code(label))
+        code = self.classes.code(label)
+        return NEW_CLASS if code < 0 else float(code)
 
     def accept(self, held: HeldLabel) -> bool:
         """Change the layout for a label that does not fit; False when the label cannot be accepted."""
@@ -367,7 +373,7 @@ class Lane:
             return True
         if self.classes.add(held.label) < 0:
             detail = f"a class beyond schema.classes_max = {self.config.schema.classes_max}"
-            self.reject(Reject("too_many_classes", detail, 0, held.label))
+            self.reject(Reject("too_many_classes", detail, held.position, held.label))
             return False
         if self.layout.n_classes == 0 and not self.task_is_fixed:
             self.log.emit(events.TaskDecided(row=0, task="classification", reason="first_label"))

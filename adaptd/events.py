@@ -158,6 +158,30 @@ class LearnerReset(Decision, frozen=True, kw_only=True):
     reason: str
 
 
+class LearnerEnabled(Decision, frozen=True, kw_only=True):
+    """It goes on with what it had learned."""
+
+    learner: str
+
+
+class CommandRefused(Decision, frozen=True, kw_only=True):
+    """When its control point came, a command could not be followed any more."""
+
+    level: ClassVar[Level] = "warning"
+    learner: str
+    action: str
+    reason: str
+    """`unknown`, `last_one`, `not_pinned`."""
+
+
+class LaneReconfigured(Decision, frozen=True, kw_only=True):
+    """A new configuration has taken effect."""
+
+    learners: list[str]
+    fresh: list[str]
+    """Parts that start fresh."""
+
+
 class LearnerFrozen(Decision, frozen=True, kw_only=True):
     learner: str
     frozen: bool = True
@@ -241,6 +265,14 @@ class ConfigRefused(Event, frozen=True, kw_only=True):
     faults: list[str]
 
 
+class InboxCut(Event, frozen=True, kw_only=True):
+    """The end of the input log was half written; nobody was told that it had been taken in."""
+
+    level: ClassVar[Level] = "warning"
+    path: str
+    bytes: int
+
+
 class JournalMovedAside(Event, frozen=True, kw_only=True):
     level: ClassVar[Level] = "warning"
     path: str
@@ -322,6 +354,10 @@ class Events:
                 self.seq += 1
                 row = fields.pop("row")
                 self._with_journal(lambda journal: journal.append(self.seq, row, name, fields, wall))
+
+    def set_level(self, level: Level) -> None:
+        """The lowest level that is logged from now on."""
+        self._level = level
 
     def flush(self) -> None:
         """Commit the journal. Before a checkpoint is saved: it must not name entries that are not there."""

@@ -1,57 +1,118 @@
-"""The metrics page and the health pages, on loopback unless told otherwise.
+"""The HTTP server: metrics and health, the API and the live page, on loopback unless told otherwise.
 
 `/metrics` for Prometheus; `/healthz` says that the process lives; `/readyz` is 503 until the daemon reads
-its input.
+its input; `/api/v1/...` and `/` when there is an API. The server runs in a thread of its own.
 """
 
+import asyncio
+import pathlib
 import socket
-import socketserver
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from prometheus_client import make_wsgi_app
+import uvicorn
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 
+from adaptd.config import HttpConfig
 from adaptd.errors import AdaptdError, ConfigError
 
-# A client that connects and says nothing holds one thread no longer than this.
-REQUEST_TIMEOUT_SECONDS = 10.0
+if TYPE_CHECKING:
+    from adaptd.api import Api
+
+PAGE = pathlib.Path(__file__).parent / "page"
+# A connection that says nothing is closed after this.
+KEEP_ALIVE_SECONDS = 10
+# Connections at once, those of slow clients included.
+CONNECTIONS_MAX = 1000
+# How long closing waits for answers on their way.
+CLOSE_SECONDS = 2
+PAGE_HEADERS = {
+    # Nothing from elsewhere, and nobody shows the page in a frame of theirs.
+    "Content-Security-Policy": "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
 
 
 class HttpServer:
-    """Serves `registry` on `listen`, `host:port`, in a thread of its own. Port 0: `port` tells which.
+    """Serves `registry`, and `api` when there is one, on `listen`, `host:port`. Port 0: `port` tells which.
 
-    Raises ConfigError when `listen` is not of this form, AdaptdError when the address cannot be had.
+    Raises ConfigError when `listen` is not of this form or the TLS files cannot be used, AdaptdError when
+    the address cannot be had.
     """
 
     def __init__(
-        self, listen: str, registry: CollectorRegistry, is_ready: Callable[[], bool] = lambda: True
+        self,
+        listen: str,
+        registry: CollectorRegistry,
+        is_ready: Callable[[], bool] = lambda: True,
+        api: "Api | None" = None,
+        config: HttpConfig | None = None,
     ) -> None:
+        config = config or HttpConfig()
         host, port = parse_listen(listen)
-        server_class = _ServerV6 if ":" in host else _Server
-        try:
-            self._server = make_server(
-                host, port, _application(registry, is_ready), server_class, handler_class=_Handler
-            )
-        except OSError as error:
-            raise AdaptdError(
-                f"http.listen: {listen!r} could not be opened: {error.strerror or error}. Is another adaptd "
-                "running? Choose another port, or 0 for any that is free."
-            ) from error
-        self.host = host
-        self.port = int(self._server.server_port)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="http", daemon=True
+        settings = uvicorn.Config(
+            application(registry, is_ready, api),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            ws="none",
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=CLOSE_SECONDS,
+            limit_concurrency=CONNECTIONS_MAX,
+            ssl_certfile=config.tls_certificate or None,
+            ssl_keyfile=config.tls_key or None,
         )
+        try:
+            settings.load()
+        except OSError as error:
+            raise ConfigError(
+                [
+                    "http.tls_certificate and http.tls_key must name PEM files of a certificate and a key; "
+                    f"{error.strerror or error}. Correct the paths or leave them out for plain HTTP."
+                ]
+            ) from error
+        self._socket = bound(listen, host, port)
+        self.host, self.port = host, int(self._socket.getsockname()[1])
+        self._server = uvicorn.Server(settings)
+        self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.run(self._server.serve(sockets=[self._socket]))
 
     def close(self) -> None:
         """Stop serving and free the port. Safe to call twice."""
-        self._server.shutdown()
-        self._server.server_close()
+        self._server.should_exit = True
         self._thread.join()
+        self._socket.close()
+
+
+def bound(listen: str, host: str, port: int) -> socket.socket:
+    """A listening socket, so that what is wrong with the address is said before anything runs."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((host, port))
+        server.listen(1024)
+    except OSError as error:
+        server.close()
+        raise AdaptdError(
+            f"http.listen: {listen!r} could not be opened: {error.strerror or error}. Is another adaptd "
+            "running? Choose another port, or 0 for any that is free."
+        ) from error
+    return server
 
 
 def parse_listen(listen: str) -> tuple[str, int]:
@@ -64,54 +125,47 @@ def parse_listen(listen: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def _application(registry: CollectorRegistry, is_ready: Callable[[], bool]) -> Any:
-    metrics = make_wsgi_app(registry)
+def application(registry: CollectorRegistry, is_ready: Callable[[], bool], api: "Api | None") -> Starlette:
+    """All routes."""
 
-    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO", "")
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            status, body = "405 Method Not Allowed", b"only GET\n"
-        elif path == "/metrics":
-            page: Iterable[bytes] = metrics(environ, start_response)
-            return page
-        elif path == "/healthz":
-            status, body = "200 OK", b"ok\n"
-        elif path == "/readyz":
-            ready = is_ready()
-            status, body = ("200 OK", b"ready\n") if ready else ("503 Service Unavailable", b"not ready\n")
-        else:
-            status, body = "404 Not Found", b"there are /metrics, /healthz, /readyz\n"
-        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+    async def metrics(request: Request) -> Response:
+        encoder, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encoder(registry), headers={"Content-Type": content_type})
 
-    return application
+    async def healthz(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
 
+    async def readyz(request: Request) -> Response:
+        ready = is_ready()
+        return PlainTextResponse("ready\n" if ready else "not ready\n", 200 if ready else 503)
 
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    # Closing waits for nobody.
-    block_on_close = False
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        words = "there are /metrics, /healthz, /readyz\n" if error.status_code == 404 else error.detail + "\n"
+        return PlainTextResponse(words, error.status_code, headers=error.headers)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no event."""
-
-    def server_bind(self) -> None:
-        # The parent looks up its own host name, which can block for seconds without a name server.
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-        self.setup_environ()
+    routes: list[Route | Mount] = [
+        Route("/metrics", metrics),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+    ]
+    if api is not None:
+        routes += [
+            Mount("/api", app=api.application()),
+            Route("/", page),
+            Mount("/page", app=Files(directory=PAGE, check_dir=False)),
+        ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: refused})
 
 
-class _ServerV6(_Server):
-    address_family = socket.AF_INET6
+async def page(request: Request) -> Response:
+    return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
 
-class _Handler(WSGIRequestHandler):
-    timeout = REQUEST_TIMEOUT_SECONDS
+class Files(StaticFiles):
+    """The page's parts."""
 
-    def log_message(self, format: str, *args: Any) -> None:
-        """Requests are not logged."""
-
-    def address_string(self) -> str:
-        """Without a look-up of the client's name."""
-        return str(self.client_address[0])
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        response: Response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
+        response.headers.update(PAGE_HEADERS)
+        return response

@@ -31,7 +31,9 @@ class Lags:
     def now(self, n: int) -> Floats:
         """[n, LAGS]: the columns of rows that would come now; changes nothing."""
         out = np.full((n, LAGS), np.nan)
-        walk_lags(np.full(n, np.nan), np.full(n, PREDICT, np.uint8), self.memory.copy(), self.is_regression, out)
+        walk_lags(
+            np.full(n, np.nan), np.full(n, PREDICT, np.uint8), self.memory.copy(), self.is_regression, out
+        )
         return out
 
     def state(self) -> State:

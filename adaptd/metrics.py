@@ -97,7 +97,7 @@ class LearnerFigures(msgspec.Struct):
     name: str
     """Its name in the configuration, or a slot's."""
     loss: float = math.nan
-    """Fading mean: log loss, or squared error as a share of the target's variance."""
+    """Fading mean: log loss, or the absolute error."""
     scores: dict[str, float] = {}
     """Fading, by name: accuracy, kappa; or mae, rmse."""
     weight: float = math.nan
@@ -108,6 +108,8 @@ class LearnerFigures(msgspec.Struct):
     state_bytes: int = 0
     is_champion: bool = False
     is_set_aside: bool = False
+    set_aside: str = ""
+    """Why it is not used; empty while it is."""
     is_frozen: bool = False
 
 
@@ -156,6 +158,12 @@ class Snapshot(msgspec.Struct):
     classes: int = 0
     last_row_time: float = math.nan
     """The greatest event time seen."""
+    learner_kinds: dict[str, str] = {}
+    speaker: str = ""
+    """The learner whose prediction is the output; `blend` when it is a blend."""
+    rows_per_second: float = math.nan
+    uptime_seconds: float = 0.0
+    stopped_by: str = ""
 
 
 class Metrics(Collector):
@@ -164,12 +172,14 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry, clock: Clock, snapshot: Snapshot | None = None) -> None:
         self._clock = clock
         self._snapshot = snapshot or Snapshot()
+        self._published = clock.monotonic()
         registry.register(self)
         ProcessCollector(registry=registry)
 
     def publish(self, snapshot: Snapshot) -> None:
         """The next scrape shows `snapshot`. One reference changes hands, so any thread may call this."""
         self._snapshot = snapshot
+        self._published = self._clock.monotonic()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -188,6 +198,12 @@ class Metrics(Collector):
         yield from _row_families(s)
         yield from _learner_families(s)
         yield from _daemon_families(s, self._clock.wall() - s.checkpoint_time)
+        # The other figures stay as they were when the loop hangs; this one rises.
+        yield _gauge(
+            "adaptd_turn_age_seconds",
+            "Time since the loop turned and published its figures; below 1 while it turns.",
+            self._clock.monotonic() - self._published,
+        )
 
 
 def _row_families(s: Snapshot) -> Iterator[Metric]:
@@ -216,7 +232,7 @@ def _row_families(s: Snapshot) -> Iterator[Metric]:
 
 # Metric, what it says, the field of `LearnerFigures`.
 _LEARNER_GAUGES = (
-    ("adaptd_learner_loss", "Fading loss: log loss, or scaled squared error.", "loss"),
+    ("adaptd_learner_loss", "Fading loss: log loss, or the mean absolute error.", "loss"),
     ("adaptd_learner_weight", "Share in the blend.", "weight"),
     ("adaptd_learner_learning_rate", "Learning rate in force, rate scale included.", "learning_rate"),
     ("adaptd_learner_rate_scale", "The controller's factor on the learning rate.", "rate_scale"),

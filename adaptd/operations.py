@@ -18,8 +18,9 @@ from adaptd.labels import LabelBuffer
 # Rows of a block, at most: bounds the memory of its predictions. It decides nothing.
 BLOCK_ROWS_MAX = 1024
 NONE = -1
-# The code of a class that was never learned.
-NEW_CLASS = -1.0
+# Stands for the class of a label that was never learned. No target of a regression has this value: they are
+# finite, and -1.0, which was taken once, is one of them.
+NEW_CLASS = -math.inf
 
 
 class HeldLabel(msgspec.Struct):
@@ -28,6 +29,8 @@ class HeldLabel(msgspec.Struct):
     slot: int
     """Where its row waits in the label buffer."""
     label: bytes
+    position: int
+    """Of the record that brought it."""
 
 
 class Plan(msgspec.Struct):
@@ -106,16 +109,17 @@ class Planner:
 
     def place_row(self, plan: Plan, rows: Rows, i: int, target: float, row: int) -> int:
         """Add the operations of a row with features; returns how many labels it learns."""
-        identifier, label = rows.ids[i], rows.labels[i]
+        identifier, label, position = rows.ids[i], rows.labels[i], position_of(rows, i)
         if identifier is not None:
             if identifier in self.labels.waiting:
                 self.labels.duplicates += 1
                 self.labels.release(identifier)
             early = self.labels.early.pop(identifier, None)
             if label is None and early is not None:
-                label, target = early[0], self.target_of(early[0])
+                label, position = early
+                target = self.target_of(label)
         if label is not None and math.isnan(target):
-            self.reject(bad_label(label, position_of(rows, i)))
+            self.reject(bad_label(label, position))
             label = None
         if label is not None and target != NEW_CLASS:
             add(plan, i, NONE, PREDICT | LEARN, target)
@@ -127,7 +131,7 @@ class Planner:
             slot = self.labels.admit(kept_as, row, float(rows.times[i]), float(rows.weights[i]))
         add(plan, i, slot, PREDICT, math.nan)
         if label is not None:
-            plan.held = HeldLabel(slot, label)
+            plan.held = HeldLabel(slot, label, position)
         return 0
 
     def place_label(self, plan: Plan, rows: Rows, i: int, target: float) -> int:
@@ -146,7 +150,7 @@ class Planner:
             return 0
         slot = self.labels.release(identifier)
         if target == NEW_CLASS:
-            plan.held = HeldLabel(slot, label)
+            plan.held = HeldLabel(slot, label, position)
             return 0
         add(plan, NONE, slot, LEARN, target)
         return 1

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adaptd import config as configuration
-from adaptd.contracts import PREDICT, Bytes, Floats, Layout, Learner, State
+from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Layout, Learner, State
 from adaptd.errors import ConfigError
 from adaptd.kernels.blocks import silence
 from adaptd.lags import lagged
@@ -54,8 +54,11 @@ class Slot(msgspec.Struct):
     """An exception's text; the learner sleeps from that row on and is set aside at the control point."""
     seconds: float = 0.0
     """Fading mean time of a row, for sharing the work among threads; never decides what is computed."""
+    has_learned: bool = False
+    """Before its first lesson a learner may well have nothing to say."""
     asleep_rows: int = 0
     predicted_rows: int = 0
+    """Since the last control point, after the first lesson."""
 
 
 class Pool:
@@ -108,12 +111,20 @@ class Pool:
         if slot.set_aside or slot.failed:
             return
         start = time.perf_counter()
+        told = op & np.uint8(PREDICT) if slot.frozen else op
         try:
-            slot.learner.step(x, y, op & np.uint8(PREDICT) if slot.frozen else op, weight, out)
+            slot.learner.step(x, y, told, weight, out)
         except Exception as error:  # a guest may raise anything, and the rest of the pool goes on
             slot.failed = f"{type(error).__name__}: {error}"
-        slot.asleep_rows += silence(out, op)
-        slot.predicted_rows += int(np.count_nonzero(op & PREDICT))
+        asleep_rows, judged = silence(out, op), op
+        if not slot.has_learned:
+            lessons = np.flatnonzero((told & LEARN != 0) & (weight > 0))
+            slot.has_learned = bool(len(lessons))
+            judged = op[lessons[0] + 1 :] if slot.has_learned else op[:0]
+            asleep = np.isnan(out[len(op) - len(judged) :]).any(axis=1)
+            asleep_rows = np.count_nonzero(asleep & (judged & PREDICT != 0))
+        slot.asleep_rows += int(asleep_rows)
+        slot.predicted_rows += int(np.count_nonzero(judged & PREDICT))
         slot.seconds += 0.1 * ((time.perf_counter() - start) / len(op) - slot.seconds)
 
     def preview(self, x: Floats, lags: Floats) -> Floats:
@@ -186,6 +197,7 @@ class Pool:
                 "frozen_told": slot.frozen_told,
                 "set_aside": slot.set_aside,
                 "failed": slot.failed,
+                "has_learned": slot.has_learned,
                 "asleep_rows": slot.asleep_rows,
                 "predicted_rows": slot.predicted_rows,
                 "learner": slot.learner.state() if is_kept(slot) else None,
@@ -205,6 +217,7 @@ class Pool:
             # A command holds until the configuration says something else than it did.
             if saved["frozen_told"] == slot.frozen_told:
                 slot.frozen = saved["frozen"]
+            slot.has_learned = saved["has_learned"]
             slot.asleep_rows, slot.predicted_rows = saved["asleep_rows"], saved["predicted_rows"]
             slot.learner.rate_scale = saved["rate_scale"]
             if saved["learner"] is not None:
@@ -225,6 +238,7 @@ class Pool:
         options = {"kind": slot.kind, **slot.options}
         slot.learner = build_slot(slot.name, options, self.layout, self.config.seed).learner
         slot.set_aside = slot.failed = ""
+        slot.has_learned = False
         slot.asleep_rows = slot.predicted_rows = 0
 
     def close(self) -> None:

@@ -3,14 +3,14 @@
 import io
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 import numpy as np
 
+from adaptd import back_test, daemon, events, predictions
 from adaptd import config as configuration
-from adaptd import daemon, events, predictions
 from adaptd.clock import SystemClock
 from adaptd.contracts import Column, Rows, Source
 from adaptd.engine import Answers, Lane
@@ -34,6 +34,8 @@ class Options(msgspec.Struct, frozen=True):
     """Whether the rows are put into a random order, by the seed, first."""
     output: str | None = None
     """A file for the predictions."""
+    report: str | None = None
+    """A file for the HTML report."""
 
 
 def replay(
@@ -44,9 +46,11 @@ def replay(
     progress: called with the number of rows done so far. Raises InputError for a file that cannot be read.
     """
     source = open_source(config, options.path)
-    log = events.Events(SystemClock(), io.StringIO(), Journal(None))
+    journal = Journal(None)
+    log = events.Events(SystemClock(), io.StringIO(), journal)
     lane = Lane(config, log)
     lines = predictions.FORMATS[config.sink.get("format", "json")]()
+    curves = back_test.Curves(lane) if options.report else None
     started = time.perf_counter()
     hold_out: Rows | None = None
     try:
@@ -70,12 +74,14 @@ def replay(
                 held = round(options.holdout * whole.n)
                 hold_out = taken(whole, order[whole.n - held :])
                 reads = parts(taken(whole, order[: whole.n - held]), options.passes)
-            for rows in reads:
+            for rows in reads if curves is None else stepped(reads, curves):
                 take(rows)
             lane.end_of_input()
             report = summary(lane, time.perf_counter() - started)
             if hold_out is not None and hold_out.n:
                 report["holdout"] = judged(lane, hold_out, take)
+            if curves is not None and options.report:
+                back_test.write(options.report, options.path, config.seed, report, curves, journal)
     except OSError as error:
         raise InputError(f"{options.output}: {error.strerror}. Choose a file that can be written.") from None
     finally:
@@ -113,6 +119,23 @@ def parts(rows: Rows, passes: int) -> Iterator[Rows]:
     for _ in range(passes):
         for start in range(0, rows.n, 4096):
             yield taken(rows, np.arange(start, min(start + 4096, rows.n)))
+
+
+def stepped(reads: Iterable[Rows], curves: back_test.Curves) -> Iterator[Rows]:
+    """`reads` in pieces as fine as the curves; no result depends on where a read is cut."""
+    for rows in reads:
+        start = 0
+        while start < rows.n:
+            step = curves.step_rows
+            piece = taken(rows, np.arange(start, min(start + step, rows.n))) if rows.n > step else rows
+            if start == 0:
+                piece.rejects = rows.rejects
+            yield piece
+            curves.add()
+            start += piece.n
+        if not rows.n:
+            yield rows
+    curves.finish()
 
 
 def taken(rows: Rows, indices: Any) -> Rows:
@@ -181,17 +204,21 @@ def summary(lane: Lane, seconds: float) -> dict[str, Any]:
 
 
 def judged(lane: Lane, hold_out: Rows, take: Callable[[Rows], list[Answers]]) -> dict[str, Any]:
-    """Scores on rows that are predicted and never learned."""
+    """Scores on rows that are predicted and never learned; rows without features or label are left out."""
+    hold_out = taken(hold_out, np.flatnonzero(hold_out.has_features))
     truth = lane.targets(hold_out)
     unlabelled = msgspec.structs.replace(hold_out, labels=[None] * hold_out.n, ids=[None] * hold_out.n)
-    answers = take(unlabelled)
+    values = np.concatenate([part.values for part in take(unlabelled)] or [np.zeros((0, 1))])
+    values, truth = values[~np.isnan(truth)], truth[~np.isnan(truth)]
+    n = len(truth)
     if lane.layout.task == "classification":
-        best = np.concatenate([part.values.argmax(axis=1) for part in answers])
-        return {"rows": hold_out.n, "accuracy": float(np.mean(best == truth))}
-    error = np.concatenate([part.values[:, 0] for part in answers]) - truth
+        hits = np.count_nonzero(values.argmax(axis=1) == truth) if values.shape[1] else 0
+        return {"rows": n, "accuracy": scores.ratio(hits, n)}
+    error = values[:, 0] - truth
+    mean_square = scores.ratio(float((error**2).sum()), n)
     return {
-        "rows": hold_out.n,
-        "mae": float(np.abs(error).mean()),
-        "rmse": float(np.sqrt(np.mean(error**2))),
-        "r2": float(1 - np.mean(error**2) / np.var(truth)),
+        "rows": n,
+        "mae": scores.ratio(float(np.abs(error).sum()), n),
+        "rmse": None if mean_square is None else math.sqrt(mean_square),
+        "r2": scores.one_minus(scores.ratio(mean_square, float(np.var(truth)))) if mean_square else None,
     }

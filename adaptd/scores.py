@@ -83,12 +83,12 @@ class Scores:
         sums = self.sums[index].tolist()
         rows, scored = sums[ROWS], sums[SCORED]
         if self.layout.task == "regression":
-            spread = self.target[2] / self.target[0] if self.target[0] else 0.0
+            spread = float(self.target[2] / self.target[0]) if self.target[0] else 0.0
             mean_square = ratio(sums[SQUARE], scored)
             return {
                 "mae": ratio(sums[ABSOLUTE], scored),
                 "rmse": None if mean_square is None else math.sqrt(mean_square),
-                "r2": None if mean_square is None or spread <= 0 else 1.0 - mean_square / spread,
+                "r2": None if mean_square is None else one_minus(ratio(mean_square, spread)),
             }
         accuracy = ratio(sums[CORRECT], rows)
         by_chance = float((self.predicted[index] * self.actual[index]).sum()) / rows**2 if rows else 0.0
@@ -126,5 +126,10 @@ class Scores:
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """part / whole as a float, None when there is no whole."""
-    return float(part / whole) if whole else None
+    """part / whole as a float, None when there is no whole or the numbers left the range of float64."""
+    result = float(part / whole) if whole else math.nan
+    return result if math.isfinite(result) else None
+
+
+def one_minus(share: float | None) -> float | None:
+    return None if share is None else 1.0 - share

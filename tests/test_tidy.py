@@ -81,7 +81,7 @@ def test_files_can_be_found_ones_way_in(path):
 
 @pytest.mark.parametrize("path", relative)
 def test_no_unfinished_work(path):
-    assert not re.search(r"\b(TODO|FIXME|XXX|NotImplementedError)\b", path.read_text())
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b|raise NotImplementedError", path.read_text())
 
 
 @pytest.mark.parametrize("family", FAMILIES)

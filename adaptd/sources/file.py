@@ -78,7 +78,12 @@ class FileSource:
         self._raw: IO[bytes] | None = None
         self._stream: Any = None
         self._offset = 0
+        self._poll = select.poll()
         self._open(config.path, missing_allowed=config.follow)
+
+    def wake_on(self, descriptor: int) -> None:
+        """Waiting for the file to grow ends, too, as soon as `descriptor` can be read."""
+        self._poll.register(descriptor, select.POLLIN)
 
     def poll(self, kinds: Mapping[str, int]) -> Rows | None:
         if self.stopped:
@@ -94,7 +99,7 @@ class FileSource:
                 self.ended = True
                 self.lines.finish()
             elif not self._moved():
-                select.poll().poll(WAIT_SECONDS * 1000)
+                self._poll.poll(WAIT_SECONDS * 1000)
                 return no_rows()
             elif not self._moved_before:
                 # Something may have been written between the last read and the rotation: read once more.

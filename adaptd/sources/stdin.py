@@ -64,6 +64,12 @@ class StdinSource:
         self.stopped = False
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
+        self._waker = -1
+
+    def wake_on(self, descriptor: int) -> None:
+        """Waiting for input ends, too, as soon as `descriptor` can be read."""
+        self._waker = descriptor
+        self._poll.register(descriptor, select.POLLIN)
 
     def poll(self, kinds: Mapping[str, int]) -> Rows | None:
         if not self.lines.ready and not self.ended and not self.stopped:
@@ -112,12 +118,15 @@ class StdinSource:
         # Standard input belongs to the process, not to this source.
         return
 
+    def _has_input(self, wait: float) -> bool:
+        return any(descriptor != self._waker for descriptor, _ in self._poll.poll(wait * 1000))
+
     def _read(self) -> bytes:
         """What there is, up to the limit; empty when nothing comes. Notes the end of input."""
         pieces: list[bytes] = []
         size = 0
         wait = WAIT_SECONDS
-        while size < READ_BYTES_MAX and self._poll.poll(wait * 1000):
+        while size < READ_BYTES_MAX and self._has_input(wait):
             try:
                 piece = os.read(self.descriptor, READ_BYTES_MAX - size)
             except BlockingIOError:

@@ -1,0 +1,104 @@
+"""What of a configuration can be taken live, and how two configurations differ.
+
+Some keys are taken at once, since no prediction depends on them. Those of the lane change predictions: they
+take effect at a control point, after a checkpoint that holds them is durable. All others need a restart.
+"""
+
+from typing import Any
+
+import msgspec
+
+from adaptd import config as configuration
+from adaptd import pool, rates
+from adaptd.config import Config
+from adaptd.contracts import Layout
+
+# Keys, or sections with all that is in them.
+LANE_KEYS = (
+    "pool.learners", "pool.lagged_labels", "pool.learner_bytes_max", "controller", "drift", "rates",
+    "control.pin", "journal.weights_rows",
+)  # fmt: skip
+AT_ONCE_KEYS = (
+    "checkpoint.interval_seconds", "checkpoint.keep", "http.body_bytes_max", "http.requests_per_second",
+    "http.concurrency_max", "log.level",
+)  # fmt: skip
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Keys that differ, with dots; a learner counts as one key."""
+    return sorted(_differences(msgspec.to_builtins(old), msgspec.to_builtins(new), ""))
+
+
+def _differences(old: Any, new: Any, place: str) -> list[str]:
+    if old == new:
+        return []
+    sections = isinstance(old, dict) and isinstance(new, dict) and place.count(".") < 2
+    if not sections or place.startswith("pool.learners."):
+        return [place]
+    keys = dict.fromkeys([*old, *new])
+    before = f"{place}." if place else ""
+    return [key for name in keys for key in _differences(old.get(name), new.get(name), before + name)]
+
+
+def within(key: str, known: tuple[str, ...]) -> bool:
+    return any(key == entry or key.startswith(entry + ".") for entry in known)
+
+
+def faults(changed: list[str], name: str) -> list[str]:
+    """One for each key that cannot be taken live."""
+    return [
+        f"{name}: {key} must stay as it is while adaptd runs. Restart it to change this key."
+        for key in changed
+        if not within(key, LANE_KEYS + AT_ONCE_KEYS)
+    ]
+
+
+def concerns_lane(changed: list[str]) -> bool:
+    return any(within(key, LANE_KEYS) for key in changed)
+
+
+def rehearse(old: Config, new: Config, task: str) -> None:
+    """Build what is new once, so that what cannot be built is known before anything has changed.
+
+    It also compiles kernels that were not needed so far, outside the loop. Raises whatever building does.
+    """
+    layout = Layout("regression" if task == "regression" else "classification")
+    known = pool.chosen(old, task)
+    wanted = pool.chosen(new, task)
+    if not wanted:
+        raise ValueError(f"pool.learners must hold a learner for {task}. `adaptd learners` lists them.")
+    for name, options in wanted.items():
+        if known.get(name) != options:
+            pool.build_slot(name, options, layout, new.seed)
+    module, options = configuration.built("controllers", new.controller)
+    module.build(options, layout, len(wanted))
+    module, options = configuration.built("detectors", new.drift)
+    module.build(options)
+    rates.Config(**new.rates)
+
+
+def lane_part(config: Config) -> dict[str, Any]:
+    """What the lane takes from a configuration, as plain data for a checkpoint."""
+    tree = msgspec.to_builtins(config)
+    return {
+        "pool": {key: tree["pool"][key] for key in ("learners", "lagged_labels", "learner_bytes_max")},
+        "controller": tree["controller"],
+        "drift": tree["drift"],
+        "rates": tree["rates"],
+        "pin": config.control.pin,
+        "weights_rows": config.journal.weights_rows,
+    }
+
+
+def with_lane_part(config: Config, saved: dict[str, Any]) -> Config:
+    """`config` with what the lane takes from `saved`."""
+    replace = msgspec.structs.replace
+    return replace(
+        config,
+        pool=replace(config.pool, **saved["pool"]),
+        controller=saved["controller"],
+        drift=saved["drift"],
+        rates=saved["rates"],
+        control=replace(config.control, pin=saved["pin"]),
+        journal=replace(config.journal, weights_rows=saved["weights_rows"]),
+    )

@@ -1,0 +1,368 @@
+"""What came over HTTP meets the loop: between two pieces of the stream, in order, a few milliseconds at once.
+
+Whatever changes state is written to the input log (`inbox.py`) first, stamped with the number of source
+rows before it, and then flows like any row. A prediction without an id changes nothing and is not logged.
+Nobody hears of an operation, neither the client nor the sink, before it is on disk.
+"""
+
+import collections
+import contextlib
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import numpy as np
+
+from adaptd import predictions
+from adaptd.contracts import Column, Reject, Rows, State
+from adaptd.engine import Answers
+from adaptd.inbox import Entry, Inbox
+from adaptd.lines import build_decoder
+
+if TYPE_CHECKING:
+    from adaptd.daemon import Daemon
+
+# How long the loop works on one thing while somebody may be waiting for another.
+PIECE_SECONDS = 0.004
+# The same when nobody has asked for a while: larger pieces cost less.
+QUIET_PIECE_SECONDS = 0.025
+QUIET_AFTER_SECONDS = 10.0
+# Rows of a first piece, before anything is known about the speed.
+FIRST_PIECE_ROWS = 64
+# Replies and output lines that wait for the input log stay below this.
+HELD_BYTES_MAX = 4 << 20
+SPEED_FADE = 0.2
+
+ROW_NUMBER = re.compile(rb',"row":\d+\}$', re.M)
+
+
+class Request(msgspec.Struct):
+    """One call. `resolve` takes the HTTP status and the JSON body, once, from any thread."""
+
+    kind: Literal["preview", "rows", "command", "checkpoint", "reload"]
+    resolve: Callable[[int, bytes], None]
+    body: bytes = b""
+    """What goes to the input log."""
+    rows: Rows | None = None
+    config: Any = None
+    lines: list[bytes] = []
+    at: int = 0
+    """Rows of a preview that are done."""
+
+
+class Queue:
+    """Requests on their way to the loop; a descriptor that can be read as long as some wait."""
+
+    def __init__(self) -> None:
+        self.descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._requests: collections.deque[Request] = collections.deque()
+        self._closed = False
+
+    def put(self, request: Request) -> None:
+        """From any thread."""
+        self._requests.append(request)
+        if self._closed:
+            self.refuse()
+        else:
+            self.wake()
+
+    def wake(self) -> None:
+        """The loop shall not go on waiting for its source."""
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self.descriptor, 1)
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def take(self) -> list[Request]:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.descriptor)
+        taken = []
+        while self._requests:
+            taken.append(self._requests.popleft())
+        return taken
+
+    def close(self) -> None:
+        """What comes from now on is refused."""
+        self._closed = True
+        self.refuse()
+
+    def refuse(self) -> None:
+        while self._requests:
+            with contextlib.suppress(IndexError):
+                self._requests.popleft().resolve(503, fault("the daemon is stopping"))
+
+
+class Speed:
+    """How many rows fit into a piece, by what the last pieces took; it decides nothing but the cut."""
+
+    def __init__(self) -> None:
+        self.row_seconds = 0.0
+
+    def rows(self, seconds: float) -> int:
+        return max(1, int(seconds / self.row_seconds)) if self.row_seconds else FIRST_PIECE_ROWS
+
+    def took(self, rows: int, seconds: float) -> None:
+        if rows:
+            fade = SPEED_FADE if self.row_seconds else 1.0
+            self.row_seconds += fade * (seconds / rows - self.row_seconds)
+
+
+class Desk:
+    """Serves the queue; the loop's part of the API."""
+
+    def __init__(self, daemon: "Daemon", inbox: Inbox) -> None:
+        self.daemon = daemon
+        self.inbox = inbox
+        self.queue = Queue()
+        self.taken = 0
+        """Rows of the source that were taken in."""
+        self.records = 0
+        """Records that came over HTTP and were taken in."""
+        self.applied = 0
+        """The last entry of the input log that was worked on."""
+        self.replaying: collections.deque[Entry] = collections.deque()
+        self.decoder = build_decoder("json", ",", daemon.config.fields)
+        self.json = predictions.JsonLines()
+        self.previews: collections.deque[Request] = collections.deque()
+        self.writes: collections.deque[Request] = collections.deque()
+        self.speed, self.preview_speed = Speed(), Speed()
+        self.last_request = -math.inf
+        self.held: list[bytes] = []
+        self.kept: dict[str, int] = {}
+
+    # The stream, in pieces.
+
+    def piece_rows(self) -> int:
+        """Rows of the source to work on before the next look at the queue."""
+        if not self.daemon.config.http.enabled:
+            return 1 << 62
+        quiet = self.daemon.clock.monotonic() - self.last_request > QUIET_AFTER_SECONDS
+        return self.speed.rows(QUIET_PIECE_SECONDS if quiet else PIECE_SECONDS)
+
+    def take(self, rows: Rows) -> None:
+        """One read of the source, with what came over HTTP at its places."""
+        at = 0
+        while True:
+            self.serve()
+            stop = min(rows.n, at + self.piece_rows())
+            if self.replaying:
+                stop = min(stop, at + self.replaying[0].after - self.taken)
+            self.work(part(rows, at, stop))
+            self.taken += stop - at
+            at = stop
+            if at == rows.n:
+                return
+
+    def work(self, rows: Rows) -> tuple[list[Answers], list[Reject]]:
+        """Rows from wherever, through the lane and on to the sink."""
+        begun = self.daemon.clock.monotonic()
+        result = self.daemon.step(rows)
+        self.speed.took(rows.n, self.daemon.clock.monotonic() - begun)
+        return result
+
+    def put_out(self, lines: bytes) -> None:
+        """Lines for the sink, once what they rest on is on disk."""
+        if not self.held and self.inbox.is_synced:
+            self.daemon.sink.write(lines)
+            return
+        self.held.append(lines)
+        if sum(map(len, self.held)) > HELD_BYTES_MAX:
+            self.let_out(wait=True)
+
+    def let_out(self, wait: bool = False) -> None:
+        """Write the lines that wait, when they may go."""
+        self.inbox.check()
+        if wait:
+            self.inbox.wait()
+        if self.held and self.inbox.is_synced:
+            self.daemon.sink.write(b"".join(self.held))
+            self.held.clear()
+            self.daemon.sink.push()
+
+    # The queue.
+
+    def serve(self, is_idle: bool = False) -> None:
+        """Between two pieces. is_idle: the source has nothing, so nothing can come again either."""
+        while self.replaying and (is_idle or self.replaying[0].after <= self.taken):
+            self.apply(self.replaying.popleft(), None)
+        self.sort_in()
+        self.answer_previews()
+        if not self.replaying:
+            self.take_writes()
+        self.let_out()
+
+    def sort_in(self) -> None:
+        if not len(self.queue):
+            return
+        self.last_request = self.daemon.clock.monotonic()
+        for request in self.queue.take():
+            (self.previews if request.kind == "preview" else self.writes).append(request)
+
+    def answer_previews(self) -> None:
+        """Predictions that change nothing, for one piece's time."""
+        clock = self.daemon.clock
+        end = clock.monotonic() + PIECE_SECONDS
+        while self.previews and (begun := clock.monotonic()) < end:
+            request = self.previews.popleft()
+            rows = request.rows
+            assert rows is not None
+            stop = min(rows.n, request.at + self.preview_speed.rows(PIECE_SECONDS))
+            answers = self.daemon.lane.preview(part(rows, request.at, stop))
+            request.lines += ROW_NUMBER.sub(b"}", self.spoken(answers)).splitlines()
+            self.preview_speed.took(stop - request.at, clock.monotonic() - begun)
+            request.at = stop
+            if stop < rows.n:
+                # To the end of the line: others wait too.
+                self.previews.append(request)
+            else:
+                request.resolve(200, body(request.lines, []))
+
+    def take_writes(self) -> None:
+        """Operations that change state, as many as fit into a piece's time; at least one."""
+        batch: list[Request] = []
+        n_rows, limit = 0, self.speed.rows(PIECE_SECONDS)
+        while self.writes and n_rows < limit and self.writes[0].kind in ("rows", "command"):
+            batch.append(self.writes.popleft())
+            n_rows += 0 if batch[-1].rows is None else batch[-1].rows.n
+        if batch:
+            try:
+                entries = self.inbox.append(
+                    self.taken,
+                    [("rows" if request.kind == "rows" else "command", request.body) for request in batch],
+                )
+            except OSError as error:
+                words = fault(f"the input log cannot be written: {error.strerror}; nothing was taken in")
+                for request in batch:
+                    request.resolve(503, words)
+                return
+            for entry, request in zip(entries, batch, strict=True):
+                self.apply(entry, request)
+        elif self.writes:
+            request = self.writes.popleft()
+            if request.kind == "checkpoint":
+                request.resolve(*self.daemon.checkpoint_now())
+            else:
+                request.resolve(*self.daemon.take_config(request.config))
+
+    def apply(self, entry: Entry, request: Request | None) -> None:
+        """Work on an entry; the one who asked, when there still is one, hears when it is on disk."""
+        if entry.kind == "command":
+            command = msgspec.json.decode(entry.body)
+            self.daemon.lane.commands.append((command["action"], command["learner"]))
+            reply = msgspec.json.encode(
+                {"accepted": True, "seq": entry.seq, "takes_effect": "next control point"}
+            )
+            status = 202
+        else:
+            lines, rejects = self.apply_rows(entry, None if request is None else request.rows)
+            reply, status = body(lines, rejects), 200
+        self.applied = entry.seq
+        if request is not None:
+            resolve = request.resolve
+
+            def tell() -> None:
+                resolve(status, reply)
+                self.queue.wake()
+
+            self.inbox.when_synced(entry.seq, tell)
+
+    def apply_rows(self, entry: Entry, rows: Rows | None) -> tuple[list[bytes], list[Reject]]:
+        """The entry's rows; they were decoded already unless the entry is done again."""
+        if rows is None:
+            rows = self.decoder.decode(entry.body, self.daemon.lane.schema.kinds)
+        rows.positions = np.arange(self.records + 1, self.records + rows.n + 1)
+        self.records += rows.n
+        lines: list[bytes] = []
+        rejects: list[Reject] = []
+        at = 0
+        while at < rows.n:
+            stop = min(rows.n, at + self.speed.rows(PIECE_SECONDS))
+            answers, rejected = self.work(part(rows, at, stop))
+            rejects += rejected
+            for answer in answers:
+                lines += self.spoken(answer).splitlines()
+            at = stop
+            if at < rows.n:
+                self.sort_in()
+                self.answer_previews()
+        return lines, rejects
+
+    def spoken(self, answers: Answers) -> bytes:
+        """As lines of JSON, whatever the sink's form."""
+        return self.daemon.formatted(answers, self.json)
+
+    # State.
+
+    def state(self, number: int, keep: int) -> State:
+        """For checkpoint `number`, when the last `keep` are kept; call after the held lines are out."""
+        self.kept = {key: seq for key, seq in self.kept.items() if number - keep < int(key) < number}
+        self.kept[str(number)] = self.applied
+        return {
+            "seq": self.applied,
+            "taken": self.taken,
+            "records": self.records,
+            # What each kept checkpoint holds, so that it is known which entries nobody needs any more.
+            "kept": dict(self.kept),
+        }
+
+    def start(self) -> None:
+        """Without a checkpoint: entries of a former life, whose checkpoints were taken away, are none of ours."""
+        self.applied = self.inbox.last_seq
+
+    def load_state(self, state: State) -> None:
+        self.applied, self.taken, self.records = state["seq"], state["taken"], state["records"]
+        self.kept = dict(state["kept"])
+        self.replaying.extend(self.inbox.resume(self.applied))
+
+    def checkpointed(self) -> None:
+        self.inbox.checkpointed(min(self.kept.values(), default=0))
+
+    def close(self) -> None:
+        """Everybody who waits is told that it is over."""
+        self.queue.close()
+        for request in (*self.previews, *self.writes):
+            request.resolve(503, fault("the daemon is stopping"))
+        self.previews.clear()
+        self.writes.clear()
+
+
+def part(rows: Rows, start: int, stop: int) -> Rows:
+    """Rows `start` to `stop`, and the rejects among them: those before the row that follows."""
+    if start == 0 and stop == rows.n:
+        return rows
+
+    def of(column: Column) -> Column:
+        return column[start:stop]
+
+    if rows.positions is None:
+        rejects = rows.rejects if start == 0 else []
+    else:
+        low = int(rows.positions[start]) if start else 0
+        high = int(rows.positions[stop]) if stop < rows.n else 1 << 62
+        rejects = [reject for reject in rows.rejects if low <= reject.position < high]
+    return Rows(
+        n=stop - start,
+        columns={name: of(column) for name, column in rows.columns.items()},
+        ids=rows.ids[start:stop],
+        labels=rows.labels[start:stop],
+        has_features=rows.has_features[start:stop],
+        times=rows.times[start:stop],
+        weights=rows.weights[start:stop],
+        echo=None if rows.echo is None else rows.echo[start:stop],
+        positions=None if rows.positions is None else rows.positions[start:stop],
+        rejects=rejects,
+    )
+
+
+def body(lines: list[bytes], rejects: list[Reject]) -> bytes:
+    """The reply to predict, learn, label."""
+    told = msgspec.json.encode([{"reason": reject.reason, "detail": reject.detail} for reject in rejects])
+    return b'{"predictions":[' + b",".join(lines) + b'],"rejected":' + told + b"}"
+
+
+def fault(words: str) -> bytes:
+    return msgspec.json.encode({"error": words})

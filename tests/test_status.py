@@ -1,0 +1,100 @@
+"""`adaptd status`, against a real daemon and against what is none."""
+
+import http.server
+import io
+import json
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+from rich.console import Console
+
+from adaptd import status
+from adaptd.errors import AdaptdError, UsageError
+from tests import served, streams
+
+ADAPTD = [sys.executable, "-m", "adaptd"]
+
+
+@pytest.fixture(scope="module")
+def daemon():
+    with served.adaptd() as running:
+        running.feed(streams.classes(3000, drift_at=1500))
+        running.until_learned(3000)
+        yield running
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*ADAPTD, "status", *arguments], capture_output=True, timeout=60, text=True)
+
+
+def test_the_table_shows_every_learner_and_the_decisions(daemon):
+    done = run("--url", daemon.url)
+    assert done.returncode == 0, done.stderr
+    for words in ("accuracy", "3,000", "champion", *served.POOL, "drift detected"):
+        assert words in done.stdout
+
+
+def test_json_has_the_keys_of_the_api(daemon):
+    done = run("--url", daemon.url, "--format", "json")
+    assert done.returncode == 0, done.stderr
+    now = json.loads(done.stdout)
+    assert now["status"]["labels"] == 3000
+    assert {learner["name"] for learner in now["learners"]} == set(served.POOL)
+    assert any(entry["kind"] == "drift_detected" for entry in daemon.get("/api/v1/journal")["entries"])
+    assert now["history"][-1]["row"] > 0
+
+
+def test_nobody_there_is_told_with_what_to_do():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    done = run("--url", f"http://127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert "http.enabled = true" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("url", ["localhost:9464", "ftp://x", ""])
+def test_an_address_of_another_form_is_wrong_use(url):
+    with pytest.raises(UsageError, match="--url must start with"):
+        status.fetched(url, "status")
+
+
+@pytest.mark.parametrize(("code", "body"), [(404, b"{}"), (200, b"<html>")])
+def test_another_server_is_told_from_adaptd(code, body):
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(code)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(AdaptdError, match=r"adaptd"):
+            status.fetched(f"http://127.0.0.1:{server.server_port}", "status")
+        thread.join()
+
+
+def test_a_daemon_that_knows_nothing_yet_is_shown():
+    now = {
+        "status": {"version": "1", "task": "", "ready": False, "scores": {}, "rejects": {"not_json": 2}},
+        "learners": [
+            {"name": "linear", "set_aside": "too_big", "scores": {}, "weight": None, "state_bytes": 0},
+            {"name": "[bold]odd", "frozen": True, "scores": {}, "weight": 1.0},
+        ],
+        "journal": [
+            {"seq": 1, "row": 0, "kind": "odd", "payload": {"a": [1, {"b": None}], "c": ""}, "wall": 0.0}
+        ],
+        "history": [],
+    }
+    console = Console(file=io.StringIO(), width=120)
+    console.print(status.shown(now))
+    text = console.file.getvalue()
+    for words in ("starting", "2 not_json", "set aside: too_big", "frozen", "[bold]odd"):
+        assert words in text
