@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test check format bench lock clean install uninstall
+.PHONY: run test check format bench docs lock clean install uninstall
 
 run: $(READY)  ## set everything up and play two streams: a real one, and a generated one with drift
 	@sh deploy/demo.sh $(BIN)/adaptd
@@ -25,6 +25,10 @@ format: $(READY)
 bench: $(READY)  ## benchmarks; each says what it measures
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/throughput.py
+
+docs: $(READY)  ## make the pages that are made from the code
+	$(BIN)/python -m adaptd.reference
+	$(BIN)/python deploy/grafana/generate.py
 
 lock:  ## resolve the dependencies anew; needs uv
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

@@ -2,10 +2,12 @@
 
 import argparse
 import contextlib
+import datetime
 import importlib
 import json
 import os
 import sys
+import time
 from typing import Any
 
 import adaptd
@@ -136,12 +138,77 @@ def loaded(options: argparse.Namespace, more: list[str] | None = None) -> Any:
     return config.load(options.config, assignments)
 
 
+def compile_kernels(options: argparse.Namespace, names: list[str] | None = None) -> None:
+    """Have all kernels that the options can come to need in the cache; says so where that takes long.
+
+    The configuration is only looked at: what is wrong with it is told when it is loaded, which imports
+    its components and would compile them one after the other.
+    """
+    import pathlib
+    import tomllib
+
+    from adaptd import config, pool
+    from adaptd.kernels import warm
+
+    tree: dict[str, Any] = {}
+    try:
+        if options.config:
+            tree = tomllib.loads(pathlib.Path(options.config).read_text(encoding="utf-8"))
+        for assignment in options.set:
+            config.assign(tree, assignment)
+    except (OSError, ValueError, AdaptdError):
+        return
+
+    def table(parent: Any, key: str) -> dict[str, Any]:
+        value = parent.get(key) if isinstance(parent, dict) else None
+        return value if isinstance(value, dict) else {}
+
+    learners = table(table(tree, "pool"), "learners") or pool.DEFAULT_LEARNERS
+    if names:
+        learners = {name: learners.get(name, {"kind": name}) for name in names}
+    kinds = {f"learners.{table(learners, name).get('kind')}" for name in learners}
+    kinds.add(f"controllers.{table(tree, 'controller').get('kind', 'stack')}")
+    # It answers for a pool of one, and how many learners serve the task is not known yet.
+    kinds.add("controllers.champion")
+    kinds.add(f"detectors.{table(tree, 'drift').get('kind', 'adwin')}")
+    show = Compiling(sys.stderr, table(tree, "log").get("level", "info") == "info")
+    warm.compile_all(warm.needed(f"adaptd.{kind}" for kind in kinds), config.processors(), show)
+
+
+class Compiling:
+    """Tells of compiling: a line that counts on a terminal, else two log lines."""
+
+    def __init__(self, stream: Any, shown: bool) -> None:
+        self.stream, self.shown = stream, shown
+        self.started = time.monotonic()
+
+    def __call__(self, done: int, of: int) -> None:
+        seconds = round(time.monotonic() - self.started, 1)
+        if self.stream.isatty():
+            text = f"\radaptd: compiling for this machine, only this once: {done} of {of}, {seconds:.0f} s"
+            self.write(text + "\n" * (done == of))
+        elif self.shown and done in (0, of):
+            stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+            line: dict[str, Any] = {"ts": stamp.replace("+00:00", "Z"), "level": "info"}
+            if done == 0:
+                line |= {"event": "compiling_started", "modules": of}
+            else:
+                line |= {"event": "compiling_finished", "modules": of, "seconds": seconds}
+            self.write(json.dumps(line, separators=(",", ":")) + "\n")
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.write(text)
+            self.stream.flush()
+
+
 def run_command(options: argparse.Namespace) -> int:
     from adaptd import notify
 
     more = [f'source.format="{options.format}"'] if options.format else []
     # Importing the engine and the components of the configuration compiles their kernels.
     with notify.starting(notify.Notifier()):
+        compile_kernels(options)
         from adaptd.daemon import Daemon
 
         def reread() -> Any:
@@ -153,10 +220,11 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def replay_command(options: argparse.Namespace) -> int:
-    from adaptd import replay, report
-
     if not os.path.exists(options.file):
         raise UsageError(f"{options.file} must be a file; there is none. Check the path.")
+    compile_kernels(options, options.learner)
+    from adaptd import replay, report
+
     config = only(loaded(options), options.learner)
     asked = replay.Options(
         options.file, options.max_rows, options.holdout, options.passes, options.shuffle, options.output,

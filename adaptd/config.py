@@ -245,15 +245,45 @@ def read(tree: dict[str, Any], name: str) -> Config:
             f"{name}: http.enabled must be true when source.kind is 'none'; got False. "
             "Set http.enabled = true, since nothing else brings rows, or choose another source.kind."
         )
+    faults += [f"{name}: {fault}" for fault in between_keys(config)]
     from adaptd import rates
 
     checked(rates.Config, config.rates, f"{name}: rates.", faults)
-    if config.control.pin and config.pool.learners and config.control.pin not in config.pool.learners:
-        rule = registry.must_be_one_of(config.control.pin, list(config.pool.learners))
-        faults.append(f"{name}: control.pin {rule} Name a learner of [pool.learners].")
     if faults:
         raise ConfigError(faults)
     return config
+
+
+def between_keys(config: Config) -> list[str]:
+    """Faults of keys that are good by themselves."""
+    faults = []
+    pin, learners = config.control.pin, config.pool.learners
+    if pin and not learners:
+        from adaptd.pool import DEFAULT_LEARNERS
+
+        learners = DEFAULT_LEARNERS
+    if pin and pin not in learners:
+        rule = registry.must_be_one_of(pin, list(learners))
+        faults.append(f"control.pin {rule} Name a learner of [pool.learners].")
+    fields = msgspec.structs.asdict(config.fields)
+    if not config.fields.target:
+        faults.append("fields.target must be a name; got ''. Say which field is predicted.")
+    roles: dict[str, str] = {}
+    for role in ("target", "id", "time", "weight", "features"):
+        other = roles.setdefault(fields[role], role)
+        if fields[role] and other != role:
+            faults.append(
+                f"fields.{role} must be another name than fields.{other}; got {fields[role]!r} for both. "
+                "Rename one, or set the one that you do not have to ''."
+            )
+    if config.http.enabled:
+        from adaptd.http import parse_listen
+
+        try:
+            parse_listen(config.http.listen)
+        except ConfigError as error:
+            faults += error.faults
+    return faults
 
 
 def component(
@@ -266,7 +296,7 @@ def component(
     try:
         module = registry.load(family, str(options["kind"]))
     except KeyError as error:
-        faults.append(f"{place}kind {error.args[0]} `adaptd learners` lists what there is.")
+        faults.append(f"{place}kind {error.args[0]} `adaptd learners --family {family}` lists what there is.")
         return None, None
     own = {key: value for key, value in options.items() if key != "kind" and key not in extra}
     before = len(faults)
@@ -307,7 +337,7 @@ def checked(struct: type, tree: Any, place: str, faults: list[str]) -> dict[str,
             nested = checked(kind, value, f"{place}{key}.", faults)
             values[key] = kind(**nested)
         elif (
-            result := converted(kind, value, place + key, fields[key].default, faults)
+            result := converted(kind, value, place + key, default_of(fields[key]), faults)
         ) is not msgspec.UNSET:
             values[key] = result
     return values
@@ -333,6 +363,9 @@ def rule(kind: Any, message: str) -> str:
         kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is dict:
+        _, inner = get_args(kind)
+        return "a table" if inner is Any else f"a table of {type_words(inner)}"
     expected = message.partition("Expected ")[2] or message
     return expected.partition(", got")[0].partition(" - at")[0].replace("`", "")
 

@@ -82,7 +82,8 @@ class Learner(Protocol):
     """Predicts and learns row by row. Built by its module's `build(config, layout, seed)`.
 
     A learner module holds `Config` (a frozen msgspec Struct, unknown keys forbidden, each field with a
-    default), `TASKS` (a tuple of the tasks it serves) and `build(config: Config, layout: Layout, seed:
+    default), `TASKS` (a tuple of the tasks it serves; where that depends on the configuration, also
+    `tasks(config)` with those that this one serves) and `build(config: Config, layout: Layout, seed:
     int) -> Learner`.
     """
 
@@ -220,12 +221,19 @@ class Fields(msgspec.Struct, frozen=True):
     """Which names of a record mean what. Everything else in a flat record is a feature."""
 
     target: str = "y"
+    """What is predicted."""
     id: str = "id"
+    """Joins a late label to its row; echoed as it came."""
     time: str = "ts"
+    """Event time: ISO 8601, or seconds since 1970."""
     weight: str = ""
+    """A row's weight, a number of at least 0; empty: every row counts 1."""
     features: str = "x"
+    """An object under this name holds the features; without one the record is flat."""
     ignore: tuple[str, ...] = ()
+    """Names that are no features."""
     echo: tuple[str, ...] = ()
+    """Names that are repeated in the output, and are no features."""
 
 
 class Decoder(Protocol):

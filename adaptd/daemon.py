@@ -240,7 +240,7 @@ class Daemon:
         if restore is not None:
             self.store.cut_after(restore)
         if self.inbox.torn is not None:
-            self.log.emit(events.InboxCut(path=str(self.inbox.torn.path), bytes=self.inbox.torn.bytes))
+            self.log.emit(events.InboxTruncated(path=str(self.inbox.torn.path), bytes=self.inbox.torn.bytes))
         self.log.load_state(state["events"])
         fresh = self.lane.load_state(state["lane"])
         self.source.seek(state["source"])

@@ -265,7 +265,7 @@ class ConfigRefused(Event, frozen=True, kw_only=True):
     faults: list[str]
 
 
-class InboxCut(Event, frozen=True, kw_only=True):
+class InboxTruncated(Event, frozen=True, kw_only=True):
     """The end of the input log was half written; nobody was told that it had been taken in."""
 
     level: ClassVar[Level] = "warning"

@@ -153,8 +153,12 @@ class Inbox:
             done = 0
             while done < len(frames):
                 done += os.pwrite(self._descriptor, frames[done:], self._size + done)
-        except OSError:
-            os.ftruncate(self._descriptor, self._size)
+        except OSError as error:
+            try:
+                os.ftruncate(self._descriptor, self._size)
+            except OSError:
+                # Whole entries that were refused may lie there: nothing may go on after them.
+                self._failure = error
             raise
         with self._changed:
             self._size += len(frames)

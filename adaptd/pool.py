@@ -67,13 +67,21 @@ class Pool:
     def __init__(self, config: configuration.Config, layout: Layout) -> None:
         self.config = config
         self.layout = layout
-        self.slots = [
-            build_slot(name, options, layout, config.seed)
-            for name, options in chosen(config, layout.task).items()
-        ]
+        self.slots: list[Slot] = []
+        faults: list[str] = []
+        for name, options in chosen(config, layout.task).items():
+            try:
+                self.slots.append(build_slot(name, options, layout, config.seed))
+            except ConfigError as error:
+                faults += [f"pool.learners.{name}.{fault}" for fault in error.faults]
+        if faults:
+            raise ConfigError(faults)
         if not self.slots:
             raise ConfigError(
-                [f"pool.learners must hold a learner for {layout.task}. `adaptd learners` lists them."]
+                [
+                    f"pool.learners must hold a learner for {layout.task}; got none. Add one (`adaptd learners` "
+                    "lists them), or set schema.task: until the labels tell, it is classification."
+                ]
             )
         self.is_lagged = any(slot.lagged for slot in self.slots)
         threads = config.pool.threads or configuration.processors()
@@ -267,8 +275,8 @@ def looks_at_labels(options: dict[str, Any]) -> bool:
 
 
 def tasks_of(options: dict[str, Any]) -> tuple[str, ...]:
-    module, _ = configuration.built("learners", options, configuration.LEARNER_KEYS)
-    tasks: tuple[str, ...] = module.TASKS
+    module, config = configuration.built("learners", options, configuration.LEARNER_KEYS)
+    tasks: tuple[str, ...] = module.tasks(config) if hasattr(module, "tasks") else module.TASKS
     return tasks
 
 

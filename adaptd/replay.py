@@ -1,6 +1,7 @@
 """The same engine over a file, as a back-test: prequential scores of every learner and of the blend."""
 
 import io
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from adaptd import back_test, daemon, events, predictions
+from adaptd import back_test, daemon, events, predictions, scores
 from adaptd import config as configuration
 from adaptd.clock import SystemClock
 from adaptd.contracts import Column, Rows, Source
@@ -209,16 +210,20 @@ def judged(lane: Lane, hold_out: Rows, take: Callable[[Rows], list[Answers]]) ->
     truth = lane.targets(hold_out)
     unlabelled = msgspec.structs.replace(hold_out, labels=[None] * hold_out.n, ids=[None] * hold_out.n)
     values = np.concatenate([part.values for part in take(unlabelled)] or [np.zeros((0, 1))])
-    values, truth = values[~np.isnan(truth)], truth[~np.isnan(truth)]
-    n = len(truth)
+    labelled = ~np.isnan(truth)
+    n = int(labelled.sum())
+    # As on the stream: no prediction is a wrong class, and no part of an error.
+    predicted = labelled & ~np.isnan(values).any(axis=1) & (values.shape[1] > 0)
+    values, truth = values[predicted], truth[predicted]
     if lane.layout.task == "classification":
-        hits = np.count_nonzero(values.argmax(axis=1) == truth) if values.shape[1] else 0
+        hits = int(np.count_nonzero(values.argmax(axis=1) == truth)) if len(values) else 0
         return {"rows": n, "accuracy": scores.ratio(hits, n)}
     error = values[:, 0] - truth
-    mean_square = scores.ratio(float((error**2).sum()), n)
+    mean_square = scores.ratio(float((error**2).sum()), len(error))
+    spread = float(np.var(truth)) if len(truth) else 0.0
     return {
         "rows": n,
-        "mae": scores.ratio(float(np.abs(error).sum()), n),
+        "mae": scores.ratio(float(np.abs(error).sum()), len(error)),
         "rmse": None if mean_square is None else math.sqrt(mean_square),
-        "r2": scores.one_minus(scores.ratio(mean_square, float(np.var(truth)))) if mean_square else None,
+        "r2": None if mean_square is None else scores.one_minus(scores.ratio(mean_square, spread)),
     }

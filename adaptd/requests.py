@@ -310,7 +310,7 @@ class Desk:
         }
 
     def start(self) -> None:
-        """Without a checkpoint: entries of a former life, whose checkpoints were taken away, are none of ours."""
+        """Without a checkpoint: entries whose checkpoints were taken away are none of ours."""
         self.applied = self.inbox.last_seq
 
     def load_state(self, state: State) -> None:

@@ -310,7 +310,7 @@ def is_infinite(value: Any) -> bool:
 
 def n_present(column: Any) -> int:
     """Values that are not missing."""
-    return sum(value is not None and value == value for value in column)
+    return int(sum(value is not None and value == value for value in column))
 
 
 def first_place(column: Floats | list[str | None]) -> int | None:

@@ -2,7 +2,7 @@
 
 | file | columns | target |
 | --- | --- | --- |
-| .npy | a 2-D array of numbers, its columns called x1, x2, ...; mapped, not loaded | the last column |
+| .npy | a 2-D array of numbers, mapped; its columns are called x1, x2, ... | the one told, else the last |
 | .parquet | numbers, booleans, text, dictionaries, times (as seconds since 1970) | see below |
 | .arff | numeric, nominal, string; `?` is missing; sparse rows are rejected | see below |
 
@@ -54,17 +54,20 @@ def open_table(path: str, fields: Fields) -> Batches:
 
 
 def open_npy(path: str, fields: Fields) -> Batches:
-    """A 2-D array whose last column is the target."""
+    """A 2-D array; its last column is the target, unless `fields.target` is the name of another one."""
     table = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(table, np.ndarray) or table.ndim != 2 or table.dtype.kind not in "biuf":
+    is_table = isinstance(table, np.ndarray) and table.ndim == 2 and table.shape[1] > 0
+    if not is_table or table.dtype.kind not in "biuf":
         raise InputError(f"{path!r} must hold one 2-D array of numbers, its last column the target.")
-    names = [f"x{j}" for j in range(1, table.shape[1])]
+    names = [f"x{j + 1}" for j in range(table.shape[1])]
+    if fields.target not in names:
+        names[-1:] = [fields.target]
 
     def batches(start: int) -> Iterator[Rows]:
         for first in range(start, len(table), BATCH_ROWS):
             part = np.asarray(table[first : first + BATCH_ROWS], dtype=np.float64)
             columns: dict[str, Any] = {name: part[:, j].copy() for j, name in enumerate(names)}
-            columns[fields.target] = part[:, -1].tolist()
+            columns[fields.target] = columns[fields.target].tolist()
             yield table_rows(columns, fields, fields.target, range(first + 1, first + 1 + len(part)))
 
     return batches

@@ -16,9 +16,7 @@ POOL = {"linear": {"kind": "linear"}, "prior": {"kind": "prior"}}
 class Running:
     """A daemon that runs until the end of the `with`. `tree` goes on top of an API without a stream."""
 
-    def __init__(
-        self, tree: dict[str, Any] | None = None, reread: Any = None, sink: Any = "/dev/null"
-    ) -> None:
+    def __init__(self, tree: dict[str, Any] | None = None, reread: Any = None) -> None:
         self.tree = {
             "source": {"kind": "none"},
             "sink": {"kind": "stdout"},

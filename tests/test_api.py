@@ -233,7 +233,7 @@ def test_a_token_file_that_cannot_be_used_is_a_fault_of_the_configuration(tmp_pa
     with pytest.raises(ConfigError, match="readable file"):
         api.read_token(str(tmp_path / "none"))
     (tmp_path / "short").write_text("abc")
-    with pytest.raises(ConfigError, match="at least 8 bytes; .* has 3"):
+    with pytest.raises(ConfigError, match=r"at least 8 bytes; .* has 3"):
         api.read_token(str(tmp_path / "short"))
 
 
@@ -277,8 +277,8 @@ def test_tls_is_spoken_when_told(tmp_path):
         assert running.post("predict", {"a": 1})["predictions"]
         host = running.url.partition("//")[2]
         plain = http.client.HTTPConnection(host, timeout=10)
+        plain.request("GET", "/healthz")
         with pytest.raises((http.client.HTTPException, OSError)):
-            plain.request("GET", "/healthz")
             plain.getresponse()
         plain.close()
 
@@ -290,7 +290,7 @@ def test_a_wrong_certificate_is_a_fault_of_the_configuration(tmp_path):
 
 
 def test_no_source_needs_http():
-    with pytest.raises(ConfigError, match="http.enabled must be true when source.kind is 'none'"):
+    with pytest.raises(ConfigError, match=r"http\.enabled must be true when source.kind is 'none'"):
         configuration.read({"source": {"kind": "none"}}, "test")
 
 

@@ -124,7 +124,7 @@ def test_a_disk_that_refuses_takes_nothing(tmp_path):
     (path,) = tmp_path.glob("inbox-*")
     # A descriptor that cannot be written stands for a disk that is full.
     inbox._descriptor = os.open(path, os.O_RDONLY)
-    with pytest.raises(OSError, match="Bad file descriptor|Invalid argument"):
+    with pytest.raises(OSError, match="Bad file descriptor"):
         inbox.append(60, [("rows", b"{}\n")])
     assert inbox.last_seq == 5
     inbox.close()

@@ -8,10 +8,11 @@ the cache directory's name ends in a hash of these, of adaptd's version and of t
 """
 
 import hashlib
+import importlib.util
 import os
 import pathlib
+import sys
 from collections.abc import Callable
-from importlib import metadata
 from typing import Any
 
 import adaptd
@@ -22,8 +23,12 @@ def source_hash() -> str:
     digest = hashlib.sha256(adaptd.__version__.encode())
     for path in sorted(pathlib.Path(__file__).resolve().parent.glob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
-    for package in ("numba", "numpy", "llvmlite"):
-        digest.update(metadata.version(package).encode())
+    # The files that state the versions: asking for a package's metadata searches the whole path first.
+    for package, file in (("numba", "_version.py"), ("numpy", "version.py"), ("llvmlite", "_version.py")):
+        spec = importlib.util.find_spec(package)
+        assert spec is not None, f"{package} is not installed"
+        assert spec.origin is not None
+        digest.update(pathlib.Path(spec.origin).with_name(file).read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -41,18 +46,44 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(cache_directory()))
 import numba  # noqa: E402  (reads NUMBA_CACHE_DIR when it is imported)
 
 
+def load_without_scipy() -> None:
+    """Have Numba look for matrix products now, and find none.
+
+    It would import `scipy.linalg` for them, a fifth of a start; no kernel uses them (the order of their
+    sums is not ours).
+    """
+    name = "scipy.linalg"
+    if name in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules[name]
+
+
+load_without_scipy()
+
+# Nobody calls kernels from C.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+
+
 def kernel(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile when the module is imported, for exactly `signature`; callable from Python.
 
     `signature` is Numba's text form, for example `"void(f8[:,::1], f8[::1], u1[::1])"`.
     """
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
-        signature, nogil=True, cache=True, error_model="numpy"
+        signature, cache=True, **OPTIONS
     )
     return compiled
 
 
 def subkernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile as a part of the kernels that call it; never called from Python by adaptd itself."""
-    compiled: Callable[..., Any] = numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    """Compile as a part of the kernels that call it; never called from Python by adaptd itself.
+
+    It is cached as a part of these kernels and not by itself: two processes that compile it for different
+    arguments at the same time could give one another's code back from Numba's cache.
+    """
+    compiled: Callable[..., Any] = numba.njit(**OPTIONS)(function)
     return compiled

@@ -69,10 +69,11 @@ def climb(rungs, likelihoods, row_losses, moving, margin, cool_down):
 
 @subkernel
 def shift(copies, move):
-    """Shift `copies` [3, ...] by one rung; the winning outer copy keeps its place too."""
-    if move == 1:
-        copies[0] = copies[1]
-        copies[1] = copies[2]
-    elif move == -1:
-        copies[2] = copies[1]
-        copies[1] = copies[0]
+    """Shift `copies` [3, n] by one rung; the winning outer copy keeps its place too."""
+    if move == 0:
+        return
+    # Loops, not slices: an array assigned to a slice costs the compiler seconds.
+    outer, inner = (0, 2) if move == 1 else (2, 0)
+    for i in range(copies.shape[1]):
+        copies[outer, i] = copies[1, i]
+        copies[1, i] = copies[inner, i]

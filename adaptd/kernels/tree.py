@@ -238,7 +238,8 @@ def watch_drift(
 @kernel("void(f8[:,::1], f8[:,::1], i4[:,::1], f8[:,:,:,::1], i8[::1], i8, u8[::1])")
 def plant(nodes, leaves, slots, observers, counters, n_features, random):
     """Start a member: empty storage and one tree of one leaf."""
-    counters[:] = 0
+    for k in range(N_COUNTERS):
+        counters[k] = 0
     counters[BACKGROUND] = counters[FREE_NODE] = counters[FREE_LEAF] = -1
     counters[ROOT] = new_tree(nodes, leaves, slots, observers, counters, n_features, random)
     counters[LEAVES] = 1

@@ -244,7 +244,8 @@ def _nearest(
     last = found.size - 1
     wanted = distances.shape[1]
     limit = np.float32(np.inf)
-    found[:] = 0
+    for part in range(found.size):
+        found[part] = 0
     part = 0
     # From the newest block backwards. Its rows after `newest` are the oldest ones: they come in a last visit.
     for visit in range(n_blocks + 1):
@@ -492,7 +493,8 @@ def _step(
                 _mix(mixing, shares, mixture)
                 _sharpen(mixture, sharpness[0], sharpened)
             if predicts and classifies:
-                out[i, :] = sharpened
+                for c in range(out.shape[1]):
+                    out[i, c] = sharpened[c]
             elif predicts:
                 out[i, 0] = _mix_means(mixing, means)
         elif predicts:

@@ -91,7 +91,8 @@ def _step_classes(y, op, weight, fading_factor, strength, counts, prior, last, o
     for i in range(op.size):
         if op[i] & 1:
             if np.isnan(last[0]):
-                out[i, :] = np.nan
+                for c in range(n_classes):
+                    out[i, c] = np.nan
             else:
                 a = np.int64(last[0])
                 # Both counts start at one half: one repeat is no certainty. Alone, a class always stays.

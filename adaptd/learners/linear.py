@@ -238,10 +238,19 @@ def descend(weights, squares, slots, values, errors, weight, moving, options):
 
 
 @subkernel
+def shift(weights, move):
+    """What a move of the ladder means for the weights [rungs, slots, scores]."""
+    if move != 0:
+        for k in range(weights.shape[2]):
+            ladder.shift(weights[:, :, k], move)
+
+
+@subkernel
 def is_idle(op, weight, moving, options, out):
     """Whether nothing is to be computed for an operation; a row that is asleep gets its NaN here."""
     if op & PREDICT != 0 and moving[LEARNED] == 0.0:
-        out[:] = np.nan
+        for k in range(out.shape[0]):
+            out[k] = np.nan
         op = op & LEARN
     return op & PREDICT == 0 and not learns(op, weight, options)
 
@@ -290,7 +299,7 @@ def step_two_classes(x, y, op, weight, out, plan, stats, weights, squares, rungs
                 errors[r, 0] = p[r] - y[t]
             descend(weights, squares, slots, values, errors, weight[t], moving, options)
             move = ladder.climb(rungs, likelihoods, row_losses, moving, options[MARGIN], options[COOL_DOWN])
-            ladder.shift(weights, move)
+            shift(weights, move)
             scaling.observe_row(x[t], plan, stats, options[SCALE_FADE])
 
 
@@ -330,7 +339,7 @@ def step_regression(x, y, op, weight, out, plan, stats, weights, squares, rungs,
             descend(weights, squares, slots, values, errors, weight[t], moving, options)
             margin = options[MARGIN] * usual
             move = ladder.climb(rungs, likelihoods, row_losses, moving, margin, options[COOL_DOWN])
-            ladder.shift(weights, move)
+            shift(weights, move)
             scaling.observe_row(x[t], plan, stats, options[SCALE_FADE])
             scaling.observe_target(y[t], target, options[SCALE_FADE])
 
@@ -375,5 +384,5 @@ def step_many_classes(x, y, op, weight, out, plan, stats, weights, squares, rung
                 p[r, label] -= 1.0
             descend(weights, squares, slots, values, p, weight[t], moving, options)
             move = ladder.climb(rungs, likelihoods, row_losses, moving, options[MARGIN], options[COOL_DOWN])
-            ladder.shift(weights, move)
+            shift(weights, move)
             scaling.observe_row(x[t], plan, stats, options[SCALE_FADE])

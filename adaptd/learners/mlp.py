@@ -336,7 +336,8 @@ def predict(outputs, n_scores, rungs, options, target, p, out):
     if out.shape[0] == 1:
         out[0] = 1.0
         return
-    out[:] = 0.0
+    for k in range(out.shape[0]):
+        out[k] = 0.0
     for r in range(outputs.shape[0]):
         softmax(outputs[r, last], n_scores, p)
         for k in range(n_scores):
@@ -370,7 +371,8 @@ def walk(x, y, op, weight, out, plan, stats, sizes, weights, squares, rungs, mov
         learns = op[t] & LEARN != 0 and weight[t] > 0.0 and options[RATE_SCALE] > 0.0
         predicts = op[t] & PREDICT != 0
         if predicts and moving[LEARNED] == 0.0:
-            out[t, :] = np.nan
+            for k in range(out.shape[1]):
+                out[t, k] = np.nan
             predicts = False
         if not (learns or predicts):
             continue

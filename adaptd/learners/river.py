@@ -60,6 +60,23 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     models that calculate with every value."""
 
 
+def tasks(config: Config) -> tuple[str, ...]:
+    """A classifier serves classification only, a regressor regression."""
+    table = {"estimator": config.estimator, "options": config.options}
+    if config.pipeline:
+        table = config.pipeline[-1]
+    elif not config.estimator:
+        return TASKS
+    model = river_objects.build(table, "", 0, [])
+    served = [
+        task
+        for task, kind in (("classification", base.Classifier), ("regression", base.Regressor))
+        if isinstance(model, kind)
+    ]
+    # What is neither, or cannot be built, gets its fault from `build`.
+    return tuple(served) or TASKS
+
+
 def build(config: Config, layout: Layout, seed: int) -> "RiverLearner":
     """Raises ConfigError with all faults of the name and the options."""
     faults: list[str] = []
