@@ -79,8 +79,8 @@ class Pool:
         if not self.slots:
             raise ConfigError(
                 [
-                    f"pool.learners must hold a learner for {layout.task}; got none. Add one (`adaptd learners` "
-                    "lists them), or set schema.task: until the labels tell, it is classification."
+                    f"pool.learners must hold a learner for {layout.task}; got none. Add one (`adaptd "
+                    "learners` lists them), or set schema.task: until the labels tell, it is classification."
                 ]
             )
         self.is_lagged = any(slot.lagged for slot in self.slots)

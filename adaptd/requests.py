@@ -74,9 +74,6 @@ class Queue:
         with contextlib.suppress(OSError):
             os.eventfd_write(self.descriptor, 1)
 
-    def __len__(self) -> int:
-        return len(self._requests)
-
     def take(self) -> list[Request]:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.descriptor)
@@ -196,10 +193,11 @@ class Desk:
         self.let_out()
 
     def sort_in(self) -> None:
-        if not len(self.queue):
-            return
-        self.last_request = self.daemon.clock.monotonic()
-        for request in self.queue.take():
+        # Also when nothing waits: a wake-up that came late would keep the source from waiting.
+        taken = self.queue.take()
+        if taken:
+            self.last_request = self.daemon.clock.monotonic()
+        for request in taken:
             (self.previews if request.kind == "preview" else self.writes).append(request)
 
     def answer_previews(self) -> None:

@@ -20,6 +20,7 @@ import pickle
 import pkgutil
 import random
 import sys
+import types
 from importlib import metadata
 from typing import Any
 
@@ -82,6 +83,29 @@ FUNCTIONS = {
     ("river.utils.math", "minkowski_distance"),
 }
 
+# Methods that objects of River keep bound to themselves, by class, each read as above. A plain pickle would
+# call `getattr` for them, which could fetch anything.
+METHODS = {
+    "river.bandit.thompson.ThompsonSampling": ("_clone_reward_obj_with_seed",),
+    "river.drift.dummy.DummyDriftDetector": ("_fixed_trigger", "_random_trigger"),
+    "river.drift.page_hinkley.PageHinkley": ("_test_increase", "_test_decrease", "_test_both"),
+    "river.ensemble.bagging.LeveragingBaggingClassifier": (
+        "_leveraging_bag", "_leveraging_bag_me", "_leveraging_bag_half", "_leveraging_bag_wt",
+        "_leveraging_subag",
+    ),
+    "river.feature_extraction.kernel_approx.RBFSampler": ("_random_weights",),
+    "river.linear_model.pa.PAClassifier": ("_calc_tau_0", "_calc_tau_1", "_calc_tau_2"),
+    "river.linear_model.pa.PARegressor": ("_calc_tau_0", "_calc_tau_1", "_calc_tau_2"),
+    "river.preprocessing.random_projection.GaussianRandomProjector": ("_rand_gauss",),
+    "river.preprocessing.random_projection.SparseRandomProjector": ("_rand_weights_for_feature",),
+    "river.preprocessing.scale_target.TargetMinMaxScaler": ("_scale", "_unscale"),
+    "river.preprocessing.scale_target.TargetStandardScaler": ("_scale", "_unscale"),
+    "river.stats.mean.Mean": ("clone",),
+    "river.tree.splitter.qo_splitter.Slot": (
+        "_update_estimator_univariate", "_update_estimator_multivariate",
+    ),
+}  # fmt: skip
+
 # Containers and numbers. `functools.partial` and `copy.deepcopy` call only what this table let in.
 # Never here: `getattr`, `eval`, `exec`, `open`, `__import__`, `type`, and what leads to them.
 OTHERS = {
@@ -89,6 +113,7 @@ OTHERS = {
     *(("builtins", name) for name in ("int", "list", "object", "range", "set", "slice", "str", "tuple")),
     *(("collections", name) for name in ("Counter", "OrderedDict", "defaultdict", "deque")),
     *(("datetime", name) for name in ("date", "datetime", "timedelta")),
+    ("adaptd.river_objects", "bound_method"),
     ("copy", "deepcopy"),
     ("functools", "partial"),
     ("random", "Random"),
@@ -133,6 +158,14 @@ class Category(str):
 category = functools.cache(Category)
 
 
+def bound_method(owner: Any, name: str) -> Any:
+    """The method `name` of `owner`. Raises UnpicklingError for one that is not among METHODS."""
+    cls = owner if inspect.isclass(owner) else type(owner)
+    if name not in METHODS.get(f"{cls.__module__}.{cls.__qualname__}", ()):
+        raise pickle.UnpicklingError(f"the method {name!r} of {cls.__name__} is not allowed")
+    return getattr(owner, name)
+
+
 class _Pickler(pickle.Pickler):
     """Writes what is equal with equal bytes, where a plain pickle does not.
 
@@ -150,6 +183,8 @@ class _Pickler(pickle.Pickler):
         return obj.code if type(obj) is Category else None
 
     def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, types.MethodType):
+            return bound_method, (obj.__self__, obj.__func__.__name__)
         if not isinstance(obj, proba.base.Distribution) or getattr(obj, "seed", 0) is not None:
             return NotImplemented
         parts = list(obj.__reduce_ex__(5))

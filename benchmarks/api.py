@@ -111,6 +111,8 @@ def main() -> None:
     for share in (0.5, 0.9, 0.99, 0.999, 1.0):
         place = min(len(times) - 1, int(share * len(times)))
         print(f"p{share * 100:g}: {times[place] * 1000:.1f} ms")
+    for key, name in ((False, "alone"), (True, "beside the load")):
+        print(f"stream {name}, rows/s of each phase: {[round(speed) for speed in speeds[key]]}")
     alone, beside = (sum(speeds[key]) / 2 for key in (False, True))
     print(f"answers by status: {codes}")
     print(f"stream: {alone:,.0f} rows/s alone, {beside:,.0f} beside the load ({beside / alone:.0%})")

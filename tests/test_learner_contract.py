@@ -14,16 +14,19 @@ from adaptd.numerics import same_state
 ROWS = 600
 
 
-def cases() -> list:
-    """(kind, task) for every learner and each task it serves, with its declared exceptions."""
+def cases(trait: str = "", default: bool = True) -> list:
+    """(kind, task) for every learner that has `trait` (by default or not), and each task it serves."""
     return [
         pytest.param(kind, task, id=f"{kind}-{task}")
         for kind in registry.kinds("learners")
         for task in registry.load("learners", kind).TASKS
+        if not trait or getattr(registry.load("learners", kind), trait, default)
     ]
 
 
 every_learner = pytest.mark.parametrize(("kind", "task"), cases())
+learners_that_look_at_features = pytest.mark.parametrize(("kind", "task"), cases("USES_FEATURES"))
+gradient_learners = pytest.mark.parametrize(("kind", "task"), cases("HAS_RATE", default=False))
 
 
 @pytest.fixture(autouse=True)
@@ -215,12 +218,10 @@ def test_survives_hard_input(kind, task, trouble):
     assert np.isfinite(predicted).all()
 
 
-@every_learner
+@learners_that_look_at_features
 def test_learns_more_than_nothing(kind, task):
-    """Better than a constant answer where features tell, except for learners that do not look at them."""
+    """Better than a constant answer where features tell."""
     layout = layout_for(task)
-    if not getattr(registry.load("learners", kind), "USES_FEATURES", True):
-        pytest.xfail("looks at labels only")
     x, y, op, weight = stream(task, n=3000)
     op[:] = PREDICT | LEARN
     y = stream(task, n=3000)[1]
@@ -239,10 +240,8 @@ def test_learns_more_than_nothing(kind, task):
         assert np.abs(out[:, 0] - y[1500:]).mean() < 0.7 * np.abs(y[1500:] - y[1500:].mean()).mean()
 
 
-@every_learner
+@gradient_learners
 def test_a_zero_rate_scale_learns_nothing(kind, task):
-    if not getattr(registry.load("learners", kind), "HAS_RATE", False):
-        pytest.xfail("has no learning rate")
     layout = layout_for(task)
     data = stream(task)
     learner = make(kind, layout)

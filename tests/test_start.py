@@ -104,7 +104,8 @@ def test_nothing_is_compiled_for_a_stream_that_turns_out_to_be_regression():
     # The first labels are whole numbers: it starts as classification and turns.
     for record in records[:40]:
         record["y"] = round(record["y"])
-    script = f"import tests_without_compiler; from adaptd.cli import main; main(['run', *{pool}])"
+    first = "import adaptd.kernels.compile, tests_without_compiler"
+    script = f"{first}; from adaptd.cli import main; main(['run', *{pool}])"
     done = run("-c", script, data=streams.lines(records), PYTHONPATH=str(pathlib.Path(__file__).parent))
     assert "task_decided" in events(done.stderr)
     assert b"learner_set_aside" not in done.stderr

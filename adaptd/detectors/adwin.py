@@ -24,6 +24,10 @@ from adaptd.kernels.adwin import ADWIN_SIZE, WIDTH, adwin_add, adwin_clear
 from adaptd.kernels.compile import kernel
 from adaptd.numerics import pack, unpack
 
+# What `tests/test_detector_contract.py` holds it to; a step of the error rate from 0.2 to 0.4.
+FALSE_ALARMS_PER_MILLION = 10.0
+DELAY_ROWS = 300
+
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.002

@@ -67,6 +67,16 @@ def needed(components: Iterable[str]) -> list[str]:
     return sorted(sizes, key=lambda module: (-sizes[module], module))
 
 
+def sizes_called(module: str) -> dict[str, int]:
+    """Files with kernels for others to call that a module names, itself included, and how long they are."""
+    path = source_of(module)
+    assert path is not None, f"{module} is no module of adaptd"
+    text = path.read_text(encoding="utf-8")
+    names = {module, *(name for name in named_in(text) if name.startswith("adaptd.kernels."))}
+    texts = {name: file.read_text(encoding="utf-8") for name in names if (file := source_of(name))}
+    return {name: len(text) for name, text in texts.items() if "\n@subkernel" in text}
+
+
 def mark_of(module: str) -> tuple[pathlib.Path, str]:
     """The file that says that a module's kernels are in the cache, and what it has to hold."""
     path = source_of(module)
@@ -103,7 +113,8 @@ def compile_all(modules: list[str], processes: int, progress: Progress = lambda 
     if not missing:
         return
     total = len(missing)
-    waiting, failed = list(reversed(missing)), []
+    waiting, failed = list(missing), []
+    called = {module: sizes_called(module) for module in missing}
     lock = threading.Lock()
     done = 0
     progress(0, total)
@@ -111,12 +122,21 @@ def compile_all(modules: list[str], processes: int, progress: Progress = lambda 
     def serve() -> None:
         """One worker until nothing waits."""
         nonlocal done
+        known: set[str] = set()
+
+        def news(module: str) -> tuple[int, int]:
+            # A worker that has compiled what a module calls need not do it again.
+            shared = sum(size for name, size in called[module].items() if name in known)
+            return -shared, missing.index(module)
+
         with worker() as ask:
             while True:
                 with lock:
                     if not waiting:
                         return
-                    module = waiting.pop()
+                    module = min(waiting, key=news)
+                    waiting.remove(module)
+                    known.update(called[module])
                 good = ask(module)
                 with lock:
                     if good:
