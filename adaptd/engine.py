@@ -167,7 +167,8 @@ class Lane:
             x, weight = self.gathered(rows, segment_x, source - start, source, late)
 
         lags = np.full((len(op), LAGS), np.nan)
-        self.lags.step(y, op, lags)
+        if self.pool.is_lagged:
+            self.lags.step(y, op, lags)
         if late is not None:
             lags[late.waited], lags[late.here] = self.labels.lags[late.slots], lags[late.origins]
         predictions = self.pool.step(x, lags, y, op, weight)
@@ -238,10 +239,11 @@ class Lane:
         self.scores.step(predictions, blend, y, op, signal)
         levels = np.zeros(len(learned), np.uint8)
         self.detector.step(np.ascontiguousarray(signal[learned]), levels)
-        before = np.concatenate([[self.level], levels[:-1]])
-        for offset in np.flatnonzero(levels != before).tolist():
-            self.follow(int(levels[offset]), self.learned + offset + 1)
-        self.level = int(levels[-1])
+        if self.level or levels.any():
+            before = np.concatenate([[self.level], levels[:-1]])
+            for offset in np.flatnonzero(levels != before).tolist():
+                self.follow(int(levels[offset]), self.learned + offset + 1)
+            self.level = int(levels[-1])
         self.learned += len(learned)
         if self.is_at_control_point:
             self.control()
@@ -276,8 +278,9 @@ class Lane:
             self.log.emit(events.ChampionChanged(row=row, champion=names[champion], previous=previous))
             self.champion = champion
         was_boosted = self.rates.is_boosted()
-        self.rates.review(self.drifted, self.config.control.rows)
-        self.pool.scale_rates(self.rates.scales)
+        if was_boosted or self.drifted:
+            self.rates.review(self.drifted, self.config.control.rows)
+            self.pool.scale_rates(self.rates.scales)
         if self.drifted and self.rates.is_boosted():
             factor, half_life = float(self.rates.scales.max()), self.rates.config.half_life_rows
             self.log.emit(events.RatesBoosted(row=row, factor=factor, half_life_rows=half_life))

@@ -272,7 +272,7 @@ class Title:
 
     def review(self, awake: npt.NDArray[np.bool_], rows: int) -> None:
         """Decide, after `rows` labelled rows in all."""
-        if not awake.any():
+        if len(self.means) == 1 or not awake.any():
             return
         losses = np.where(awake & (self.counts > 0.0), self.means, np.inf)
         evidence = np.where(awake, self.evidence.mean(axis=1), 0.0)
