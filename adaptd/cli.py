@@ -28,6 +28,7 @@ exit codes: 0 done; 1 a fault; 2 wrong use of the command line; 78 wrong configu
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
+    hold_standard_streams()
     options = parser().parse_args(arguments)
     try:
         code: int = options.command(options)
@@ -42,6 +43,22 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def hold_standard_streams() -> None:
+    """Occupy a standard stream that came closed: the next file opened would get its number.
+
+    Predictions would then go into a checkpoint's lock or a journal. What was closed reads as empty, and
+    writing to it fails, but for messages, which nobody wants to see.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Gives the lowest number that is free, which is this one.
+            os.open(os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (open until the end)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -328,9 +328,8 @@ def checked(struct: type, tree: Any, place: str, faults: list[str]) -> dict[str,
     values: dict[str, Any] = {}
     for key, value in tree.items():
         if key not in fields:
-            faults.append(
-                f"{place}{key} {registry.must_be_one_of(key, sorted(fields))} Remove or correct the key."
-            )
+            known = registry.must_be_one_of(key, sorted(fields)) if fields else "is not known here."
+            faults.append(f"{place}{key} {known} Remove or correct the key.")
             continue
         kind = types[key]
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):

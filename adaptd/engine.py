@@ -28,7 +28,6 @@ from adaptd.contracts import (
     Rows,
     State,
 )
-from adaptd.errors import CheckpointError
 from adaptd.kernels.blocks import LAGS
 from adaptd.labels import LabelBuffer
 from adaptd.lags import Lags
@@ -478,6 +477,7 @@ class Lane:
             "rejected": dict(self.rejected),
             "first_rows": [msgspec.structs.asdict(first) for first in self.first_rows],
             "schema": self.schema.state(),
+            "schema_told": reload.schema_told(self.config),
             "classes": self.classes.state(),
             "labels": self.labels.state(),
             "lags": self.lags.state(),
@@ -497,15 +497,11 @@ class Lane:
     def load_state(self, state: State) -> list[str]:
         """Go on from `state`; returns what starts fresh because the configuration has changed.
 
-        Raises CheckpointError for a state of another task.
+        Raises CheckpointError for a state of another task or schema.
         """
         saved = state["layout"]
         layout = Layout(saved["task"], tuple(saved["kinds"]), tuple(saved["capacities"]), saved["n_classes"])
-        if self.config.schema.task not in ("auto", layout.task):
-            raise CheckpointError(
-                f"schema.task must be {layout.task!r} as in the checkpoint; got {self.config.schema.task!r}. "
-                "Keep the task, or start fresh in another checkpoint.directory."
-            )
+        reload.check_schema(self.config, layout, state["schema_told"], state["schema"]["names"])
         if state["next_config"] is not None and state["next_config"] == reload.lane_part(self.config):
             # A change that had been told and waited for its control point: it finds the same one again.
             self.next_config, self.config = self.config, reload.with_lane_part(self.config, state["config"])

@@ -11,7 +11,8 @@ import msgspec
 from adaptd import config as configuration
 from adaptd import pool, rates
 from adaptd.config import Config
-from adaptd.contracts import Layout
+from adaptd.contracts import CATEGORY, Layout
+from adaptd.errors import CheckpointError
 
 # Keys, or sections with all that is in them.
 LANE_KEYS = (
@@ -55,6 +56,34 @@ def faults(changed: list[str], name: str) -> list[str]:
 
 def concerns_lane(changed: list[str]) -> bool:
     return any(within(key, LANE_KEYS) for key in changed)
+
+
+def schema_told(config: Config) -> dict[str, Any]:
+    """What a checkpoint's columns and classes rest on, beside the rows."""
+    return {"target": config.fields.target, "categories_max": config.schema.categories_max}
+
+
+def check_schema(config: Config, layout: Layout, told: dict[str, Any], names: list[str]) -> None:
+    """Raises CheckpointError when the configuration contradicts the columns and labels of a checkpoint.
+
+    layout, names: those of the checkpoint; told: its `schema_told`.
+    """
+    wanted, types = config.schema, config.schema.types
+    pairs: list[tuple[str, Any, Any]] = [("fields.target", told["target"], config.fields.target)]
+    if wanted.task != "auto":
+        pairs.append(("schema.task", layout.task, wanted.task))
+    if CATEGORY in layout.kinds:
+        pairs.append(("schema.categories_max", told["categories_max"], wanted.categories_max))
+    for name, kind in zip(names, layout.kinds, strict=False):
+        same = "category" if kind == CATEGORY else "number"
+        if name in types and ("number" if types[name] == "boolean" else types[name]) != same:
+            pairs.append((f"schema.types.{name}", same, types[name]))
+    for key, former, now in pairs:
+        if former != now:
+            raise CheckpointError(
+                f"{key} must be {former!r} as in the checkpoint; got {now!r}. "
+                "Keep it, or start fresh in another checkpoint.directory."
+            )
 
 
 def rehearse(old: Config, new: Config, task: str) -> None:
