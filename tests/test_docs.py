@@ -3,6 +3,8 @@
 import pathlib
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
 
 import pytest
@@ -14,9 +16,11 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [pytest.param(path, id=path.name) for path in sorted((ROOT / "docs").glob("*.md"))]
 
 
-@pytest.mark.parametrize("name", ["config.md", "metrics.md"])
-def test_pages_made_from_the_code_are_what_it_says(name):
-    assert name not in reference.stale(ROOT / "docs"), "run python -m adaptd.reference"
+def test_pages_made_from_the_code_are_what_it_says():
+    # In a process of its own, as `make docs` makes them: how a type prints can depend on what was imported.
+    command = [sys.executable, "-m", "adaptd.reference", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_stale_page_is_noticed(tmp_path):
