@@ -136,7 +136,7 @@ class Daemon:
                 while self.turn():
                     pass
                 self.notifier.stopping("Saving the last checkpoint")
-                self.commit()
+                self.commit_or_fail()
             except BaseException as error:
                 self.stopped_by = "output_closed" if is_closed_output(error) else "failed"
                 raise
@@ -232,7 +232,7 @@ class Daemon:
         if loaded is None:
             self.desk.start()
             self.sink.write(self.lines.header())
-            self.commit()
+            self.commit_or_fail()
             return
         for damaged in loaded.damaged:
             self.log.emit(events.CheckpointDamaged(path=str(damaged.path), detail=damaged.reason))
@@ -298,6 +298,12 @@ class Daemon:
             )
         )
         return ""
+
+    def commit_or_fail(self) -> None:
+        """At the start and at the end there is no next time. Raises CheckpointError."""
+        failure = self.commit()
+        if failure:
+            raise CheckpointError(failure)
 
     def checkpoint_now(self) -> tuple[int, bytes]:
         """For the API: HTTP status and reply."""

@@ -109,7 +109,7 @@ class Planner:
 
     def place_row(self, plan: Plan, rows: Rows, i: int, target: float, row: int) -> int:
         """Add the operations of a row with features; returns how many labels it learns."""
-        identifier, label, position = rows.ids[i], rows.labels[i], position_of(rows, i)
+        identifier, label, position = join_key(rows.ids[i]), rows.labels[i], position_of(rows, i)
         if identifier is not None:
             if identifier in self.labels.waiting:
                 self.labels.duplicates += 1
@@ -136,8 +136,7 @@ class Planner:
 
     def place_label(self, plan: Plan, rows: Rows, i: int, target: float) -> int:
         """Add the operation of a label that came alone; returns how many labels it learns."""
-        identifier, label = rows.ids[i], rows.labels[i]
-        position = position_of(rows, i)
+        identifier, label, position = join_key(rows.ids[i]), rows.labels[i], position_of(rows, i)
         if identifier is None or label is None:
             self.reject(Reject("no_features", "neither features, nor an id with a label", position, b""))
             return 0
@@ -162,6 +161,16 @@ def add(plan: Plan, source: int, slot: int, op: int, y: float) -> None:
     plan.slot.append(slot)  # type: ignore[union-attr]
     plan.op.append(op)  # type: ignore[union-attr]
     plan.y.append(y)  # type: ignore[union-attr]
+
+
+def join_key(identifier: bytes | None) -> bytes | None:
+    """An id as it is looked for: one program may escape a letter that another one writes as it is."""
+    if identifier is None or b"\\" not in identifier:
+        return identifier
+    try:
+        return msgspec.json.encode(msgspec.json.decode(identifier))
+    except ValueError:  # half of a surrogate pair
+        return identifier
 
 
 def position_of(rows: Rows, i: int) -> int:

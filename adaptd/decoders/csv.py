@@ -186,7 +186,13 @@ class CsvDecoder:
         if isinstance(line, bytes):
             raise InputError("the CSV header must be UTF-8. Convert the input, for example with iconv.")
         line = line.removeprefix("\ufeff")
-        names = [name.strip() for name in next(csv.reader([line], delimiter=self.delimiter))]
+        try:
+            names = [name.strip() for name in next(csv.reader([line], delimiter=self.delimiter))]
+        except csv.Error as fault:
+            raise InputError(
+                f"the CSV header must be one line of column names; got {line[:200]!r} ({fault}). "
+                "Lines must end in a line feed."
+            ) from None
         named = [name for name in names if name]
         twice = sorted({name for name in named if named.count(name) > 1})
         if twice:
