@@ -12,7 +12,7 @@ import pytest
 
 from adaptd import config as configuration
 from adaptd import pool, river_objects
-from adaptd.contracts import LEARN, PREDICT, Fields, Layout
+from adaptd.contracts import LEARN, PREDICT, Fields, Layout, Vitals
 from adaptd.decoders import csv as csv_decoder
 from adaptd.errors import CheckpointError, ConfigError, InputError
 from adaptd.learners import river as river_learner
@@ -44,7 +44,7 @@ def test_minus_one_is_a_target_like_any_other(told):
     assert bench.lane.layout.task == "regression"
     assert bench.lane.layout.n_classes == 0
     assert len(bench.lane.classes) <= 1
-    printed = np.array(bench.numbers()[300:])
+    printed = np.array([float(value[0]) for value in bench.values[300:]])
     assert np.abs(printed - np.array([record["y"] for record in records[300:]])).mean() < 0.5
 
 
@@ -81,9 +81,8 @@ def test_a_learner_that_never_speaks_after_its_lessons_is_still_set_aside():
             out[:] = np.nan
 
         def vitals(self):
-            return slot_pool.slots[0].learner.__class__.vitals(learner)
+            return Vitals()
 
-    learner = slot_pool.slots[0].learner
     slot_pool.slots[0].learner = Mute()
     n = 10
     x, lags, y = np.zeros((n, 1)), np.zeros((n, 5)), np.zeros(n)
@@ -166,7 +165,7 @@ def test_the_hold_out_leaves_out_rows_without_label_or_features(tmp_path):
     file = tmp_path / "stream.jsonl"
     file.write_bytes(streams.lines(records) + b'{"id": "r285", "y": 3.5}\n')
     report = replayed(str(file), "--holdout", "0.2")
-    assert report["holdout"]["rows"] == 50
+    assert report["holdout"]["rows"] == 49
     assert report["holdout"]["r2"] > 0.5
 
 
@@ -190,9 +189,9 @@ def test_a_csv_header_with_bare_carriage_returns_is_a_fault_that_helps():
     [
         ({"control": {"pin": "nobody"}}, "c.toml: control.pin must be one of prior, last_value, "),
         ({"fields": {"target": ""}}, "c.toml: fields.target must be a name; got ''."),
-        ({"fields": {"id": "y"}}, "c.toml: fields.id must be another name than fields.target; got 'y' for both."),
+        ({"fields": {"id": "y"}}, "fields.id must be another name than fields.target; got 'y' for both."),
         ({"http": {"enabled": True, "listen": "all"}}, "c.toml: http.listen must be host:port"),
-        ({"schema": {"types": {"a": "float"}}}, "must be a table of one of number, category, boolean, ignore;"),
+        ({"schema": {"types": {"a": "float"}}}, "a table of one of number, category, boolean, ignore;"),
         ({"pool": {"learners": 5}}, "c.toml: pool.learners must be a table; got 5."),
         ({"sink": {"path": "x"}}, "c.toml: sink.path is not known here."),
     ],
@@ -234,12 +233,13 @@ def test_a_river_learner_of_the_other_task_is_left_out():
 
 # River's state.
 
+LINEAR = {"estimator": "river.linear_model.LinearRegression"}
 BOUND = {
     "river.linear_model.PAClassifier": {"mode": 0},
     "river.linear_model.PARegressor": {},
     "river.ensemble.LeveragingBaggingClassifier": {"model": {"estimator": "river.naive_bayes.GaussianNB"}},
-    "river.preprocessing.TargetStandardScaler": {"regressor": {"estimator": "river.linear_model.LinearRegression"}},
-    "river.preprocessing.TargetMinMaxScaler": {"regressor": {"estimator": "river.linear_model.LinearRegression"}},
+    "river.preprocessing.TargetStandardScaler": {"regressor": LINEAR},
+    "river.preprocessing.TargetMinMaxScaler": {"regressor": LINEAR},
     "river.tree.HoeffdingTreeRegressor": {
         "leaf_prediction": "mean", "splitter": {"estimator": "river.tree.splitter.QOSplitter"},
     },
@@ -279,7 +279,7 @@ def test_a_pickle_fetches_no_other_method():
         ({"fields": {"target": "colour"}}, "fields.target must be 'y' as in the checkpoint; got 'colour'."),
         ({"schema": {"types": {"a": "category"}}}, "schema.types.a must be 'number' as in the checkpoint;"),
         ({"schema": {"types": {"colour": "ignore"}}}, "schema.types.colour must be 'category' as in the"),
-        ({"schema": {"categories_max": 4}}, "schema.categories_max must be 1024 as in the checkpoint; got 4."),
+        ({"schema": {"categories_max": 4}}, "schema.categories_max must be 1024 as in the checkpoint; got"),
         ({"schema": {"task": "regression"}}, "schema.task must be 'classification' as in the checkpoint;"),
     ],
 )  # fmt: skip
