@@ -177,6 +177,8 @@ COMPONENTS: dict[str, tuple[str, dict[str, type]]] = {
 }
 
 
+# What an output line has of its own.
+OUTPUT_KEYS = ("id", "prediction", "proba", "learner", "row")
 # Keys of [pool.learners.NAME] that the pool reads: predicts and learns no more; sees the last labels.
 LEARNER_KEYS: dict[str, type] = {"frozen": bool, "lagged": bool}
 
@@ -276,6 +278,16 @@ def between_keys(config: Config) -> list[str]:
                 f"fields.{role} must be another name than fields.{other}; got {fields[role]!r} for both. "
                 "Rename one, or set the one that you do not have to ''."
             )
+    for name in config.fields.echo:
+        if name in OUTPUT_KEYS:
+            faults.append(
+                f"fields.echo must be without {', '.join(OUTPUT_KEYS)}; got {name!r}. "
+                "Rename the field: the output has one of this name."
+            )
+    if "blend" in config.pool.learners:
+        faults.append(
+            "pool.learners.blend must have another name; got 'blend'. The blend of all is called so."
+        )
     if config.http.enabled:
         from adaptd.http import parse_listen
 

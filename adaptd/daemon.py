@@ -196,7 +196,7 @@ class Daemon:
         return answers, rejects
 
     def formatted(self, part: Answers, lines: predictions.Lines) -> bytes:
-        return formatted(lines, part, self.lane.classes.spellings, self.lane.pool.names)
+        return formatted(lines, part, self.lane.classes.spellings)
 
     def bury(self) -> None:
         """Records that could not be used go to the dead letters."""
@@ -552,13 +552,14 @@ def ignore(status: int, reply: bytes) -> None:
     """Nobody waits for the reply; the log has it."""
 
 
-def formatted(lines: predictions.Lines, part: Answers, spellings: list[bytes], names: list[str]) -> bytes:
+def formatted(lines: predictions.Lines, part: Answers, spellings: list[bytes]) -> bytes:
     """The output lines of `part`."""
+    names, speaker = ([], -1) if part.learner is None else ([part.learner], 0)
     if part.task == "regression":
         values = np.ascontiguousarray(part.values[:, 0])
-        return lines.regression(part.ids, part.first_row, values, names, part.speaker, part.echo)
+        return lines.regression(part.ids, part.first_row, values, names, speaker, part.echo)
     known = spellings[: part.values.shape[1]]
-    return lines.classification(part.ids, part.first_row, part.values, known, names, part.speaker, part.echo)
+    return lines.classification(part.ids, part.first_row, part.values, known, names, speaker, part.echo)
 
 
 def beside(path: str, directory: str, name: str) -> str | None:

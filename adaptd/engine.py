@@ -50,8 +50,8 @@ class Answers(msgspec.Struct):
     values: Floats
     """[n, width]: probabilities, or the predicted number; NaN: no prediction."""
     task: str
-    speaker: int
-    """Index of the learner whose prediction this is, -1 for the blend."""
+    learner: str | None
+    """Whose prediction this is, by the name it had then; None for the blend."""
     echo: list[bytes] | None
 
 
@@ -142,12 +142,16 @@ class Lane:
         if self.pinned != NONE:
             spoken = ~np.isnan(predictions[self.pinned]).any(axis=1)
             blend[spoken] = predictions[self.pinned][spoken]
-        return Answers(rows.ids, 1, blend, self.layout.task, self.speaker, None)
+        return Answers(rows.ids, 1, blend, self.layout.task, self.speaker_name, None)
 
     @property
     def speaker(self) -> int:
         """Index of the learner whose prediction is the output, -1 for the blend."""
         return self.pinned if self.pinned != NONE else self.controller.speaker()
+
+    @property
+    def speaker_name(self) -> str | None:
+        return None if self.speaker == NONE else self.pool.slots[self.speaker].name
 
     @property
     def is_at_control_point(self) -> bool:
@@ -216,7 +220,7 @@ class Lane:
             asked = source[~late.is_late].tolist()
             ids, echo = [rows.ids[i] for i in asked], rows.echo and [rows.echo[i] for i in asked]
             values = blend[~late.is_late]
-        return Answers(ids, self.rows + 1, values, self.layout.task, self.speaker, echo)
+        return Answers(ids, self.rows + 1, values, self.layout.task, self.speaker_name, echo)
 
     def origins(self, source: Ints, slot: Ints) -> Ints:
         """[n]: for a late label whose row came in this same block, that row's place; else NONE."""
@@ -554,8 +558,8 @@ def merged(answers: list[Answers]) -> list[Answers]:
     return [group[0] if len(group) == 1 else joined(group) for group in groups]
 
 
-def form(part: Answers) -> tuple[str, int, int]:
-    return part.task, part.values.shape[1], part.speaker
+def form(part: Answers) -> tuple[str, int, str | None]:
+    return part.task, part.values.shape[1], part.learner
 
 
 def joined(group: list[Answers]) -> Answers:
@@ -565,7 +569,7 @@ def joined(group: list[Answers]) -> Answers:
         first.first_row,
         np.concatenate([part.values for part in group]),
         first.task,
-        first.speaker,
+        first.learner,
         None if first.echo is None else [echo for part in group for echo in part.echo or []],
     )
 

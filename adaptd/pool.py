@@ -124,6 +124,10 @@ class Pool:
             slot.learner.step(x, y, told, weight, out)
         except Exception as error:  # a guest may raise anything, and the rest of the pool goes on
             slot.failed = f"{type(error).__name__}: {error}"
+            # Where in a block it failed must not show: the counts end with it.
+            slot.has_learned, slot.asleep_rows, slot.predicted_rows = False, 0, 0
+            silence(out, op)
+            return
         asleep_rows, judged = silence(out, op), op
         if not slot.has_learned:
             lessons = np.flatnonzero((told & LEARN != 0) & (weight > 0))

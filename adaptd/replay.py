@@ -62,7 +62,7 @@ def replay(
                 answers = lane.process(rows)
                 if options.output:
                     for part in answers:
-                        output.write(daemon.formatted(lines, part, lane.classes.spellings, lane.pool.names))
+                        output.write(daemon.formatted(lines, part, lane.classes.spellings))
                 progress(lane.rows)
                 return answers
 

@@ -83,7 +83,7 @@ def main() -> None:
     started, done = time.process_time(), 0
     while done < options.rows:
         for part in lane.process(reads[(done // READ_ROWS) % len(reads)]):
-            daemon.formatted(lines, part, lane.classes.spellings, lane.pool.names)
+            daemon.formatted(lines, part, lane.classes.spellings)
         done += READ_ROWS
     seconds = time.process_time() - started
     each = seconds / done * 1e6

@@ -117,6 +117,40 @@ def test_an_id_is_found_however_it_is_escaped(first, second):
     assert bench.lane.rejected == {}
 
 
+@pytest.mark.parametrize("told", [{"controller": {"kind": "champion"}}, {"control": {"pin": "linear"}}])
+def test_answers_name_the_learner_that_gave_them(told):
+    """The pool of a regression is another one: a row before that was once signed with a name of this one."""
+    learners = {"bayes": {"kind": "naive_bayes"}, "linear": {"kind": "linear"}, "prior": {"kind": "prior"}}
+    records = [{"a": i % 5, "y": i % 5} for i in range(20)] + [{"a": 1, "y": 1.5}, {"a": 2, "y": 2}]
+    signed = []
+    for cuts in ((), range(1, len(records))):
+        bench = Bench(told, learners=learners)
+        signed.append([])
+        for start, stop in zip([0, *cuts], [*cuts, len(records)], strict=True):
+            read = bench.decoder.decode(streams.lines(records[start:stop]), bench.lane.schema.kinds)
+            for part in bench.lane.process(read):
+                signed[-1] += [part.learner] * len(part.ids)
+    assert signed[0] == signed[1]
+    assert signed[0][20] in learners
+    assert set(signed[0][21:]) <= {"linear", "prior"}
+
+
+def test_a_river_learner_that_raises_leaves_the_same_state_however_the_rows_come():
+    learners = {"prior": {"kind": "prior"}, "logistic": {
+        "kind": "river", "estimator": "river.linear_model.LogisticRegression",
+    }}  # fmt: skip
+    records = [
+        *streams.classes(40),
+        {"id": 99, "a": 1, "b": 1, "y": "sideways"},
+        *streams.classes(40, seed=1),
+    ]
+    records += records[:10]
+    whole = Bench(learners=learners).feed(records)
+    parts = Bench(learners=learners).feed(records, cuts=range(1, len(records)))
+    assert whole.lane.pool.slots[1].failed
+    assert same_state(whole.lane.pool.state(), parts.lane.pool.state())
+
+
 def test_growth_of_a_regression_tells_of_no_classes():
     records = [{"a": 1, "y": 1}, {"a": 2, "y": 2}, {"a": 3, "y": 2.5}, {"a": 4, "b": 1, "y": 3.5}]
     bench = Bench().feed(records)
@@ -190,6 +224,8 @@ def test_a_csv_header_with_bare_carriage_returns_is_a_fault_that_helps():
         ({"control": {"pin": "nobody"}}, "c.toml: control.pin must be one of prior, last_value, "),
         ({"fields": {"target": ""}}, "c.toml: fields.target must be a name; got ''."),
         ({"fields": {"id": "y"}}, "fields.id must be another name than fields.target; got 'y' for both."),
+        ({"fields": {"echo": ["colour", "row"]}}, "fields.echo must be without id, prediction, proba, "),
+        ({"pool": {"learners": {"blend": {"kind": "prior"}}}}, "pool.learners.blend must have another name"),
         ({"http": {"enabled": True, "listen": "all"}}, "c.toml: http.listen must be host:port"),
         ({"schema": {"types": {"a": "float"}}}, "a table of one of number, category, boolean, ignore;"),
         ({"pool": {"learners": 5}}, "c.toml: pool.learners must be a table; got 5."),
