@@ -193,7 +193,7 @@ def test_each_kernel_that_is_compiled_asks_for_time(manager, tmp_path):
     subprocess.run(
         [sys.executable, str(path)],
         check=True,
-        env={**os.environ, **manager.environment(), "CACHE_DIRECTORY": str(tmp_path)},
+        env={**os.environ, **manager.environment(), "NUMBA_CACHE_DIR": str(tmp_path)},
     )
     heard = manager.rest()
     assert any(re.match(r"Compiling kernel \d+, double: ", message["STATUS"]) for message in heard)

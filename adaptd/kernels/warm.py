@@ -10,7 +10,6 @@ only. A module that is done leaves a mark in the cache directory, so a start fin
 
 import concurrent.futures
 import contextlib
-import hashlib
 import importlib
 import os
 import pathlib
@@ -22,29 +21,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from adaptd import registry
-from adaptd.kernels import compile  # noqa: F401  (it says where the cache is)
+from adaptd.kernels.compile import PACKAGE, cache_name, named_in, source_of
 
-PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 FAMILIES = ("controllers", "detectors", "learners")
 # What every run needs, whatever its components.
 ROOT = "adaptd.daemon"
 
 # Called with (modules done, modules in all).
 Progress = Callable[[int, int], None]
-
-
-def source_of(module: str) -> pathlib.Path | None:
-    """The file of a module of adaptd; None when there is none."""
-    path = PACKAGE.joinpath(*module.split(".")[1:]).with_suffix(".py")
-    return path if path.is_file() else None
-
-
-def named_in(text: str) -> set[str]:
-    """Modules that a source names, in an import or in a text: `adaptd.kernels.tree`."""
-    found = set(re.findall(r"adaptd(?:\.\w+)+", text))
-    for package, names in re.findall(r"from (adaptd(?:\.\w+)*) import \(?([\w ,]+|[\w\s,]+\))", text):
-        found |= {f"{package}.{name.split()[0]}" for name in names.strip(")").split(",") if name.strip()}
-    return found
 
 
 def needed(components: Iterable[str]) -> list[str]:
@@ -77,29 +61,21 @@ def sizes_called(module: str) -> dict[str, int]:
     return {name: len(text) for name, text in texts.items() if "\n@subkernel" in text}
 
 
-def mark_of(module: str) -> tuple[pathlib.Path, str]:
-    """The file that says that a module's kernels are in the cache, and what it has to hold."""
-    path = source_of(module)
-    assert path is not None, f"{module} is no module of adaptd"
-    # Kernels of `adaptd/kernels/` that it calls are in the directory's name.
-    held = hashlib.sha256(path.read_bytes() + str(path).encode()).hexdigest()
-    return pathlib.Path(os.environ["NUMBA_CACHE_DIR"]) / "compiled" / module, held
+def mark_of(module: str) -> pathlib.Path:
+    """The file that says that all of a module's kernels are in the cache."""
+    return pathlib.Path(os.environ["NUMBA_CACHE_DIR"]) / cache_name(module) / "compiled"
 
 
 def is_compiled(module: str) -> bool:
-    mark, held = mark_of(module)
-    try:
-        return mark.read_text() == held
-    except OSError:
-        return False
+    return mark_of(module).exists()
 
 
 def compile_module(module: str) -> None:
     """Import a module and leave its mark."""
     importlib.import_module(module)
-    mark, held = mark_of(module)
+    mark = mark_of(module)
     mark.parent.mkdir(parents=True, exist_ok=True)
-    mark.write_text(held)
+    mark.touch()
 
 
 def compile_all(modules: list[str], processes: int, progress: Progress = lambda done, of: None) -> None:
