@@ -15,17 +15,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
-import numpy as np
 from apscheduler.schedulers.background import BackgroundScheduler
 from prometheus_client import CollectorRegistry
 
 import adaptd
 from adaptd import checkpoint, events, metrics, notify, predictions, reload
 from adaptd import config as configuration
+from adaptd.answers import Answers, formatted
 from adaptd.clock import Clock, SystemClock
 from adaptd.contracts import REJECT_REASONS, Reject, Rows, Sink, Source
 from adaptd.dead_letters import DeadLetters
-from adaptd.engine import Answers, Lane
+from adaptd.engine import Lane
 from adaptd.errors import CheckpointError, ConfigError, UsageError
 from adaptd.history import History
 from adaptd.inbox import Inbox
@@ -550,16 +550,6 @@ class Figures:
 
 def ignore(status: int, reply: bytes) -> None:
     """Nobody waits for the reply; the log has it."""
-
-
-def formatted(lines: predictions.Lines, part: Answers, spellings: list[bytes]) -> bytes:
-    """The output lines of `part`."""
-    names, speaker = ([], -1) if part.learner is None else ([part.learner], 0)
-    if part.task == "regression":
-        values = np.ascontiguousarray(part.values[:, 0])
-        return lines.regression(part.ids, part.first_row, values, names, speaker, part.echo)
-    known = spellings[: part.values.shape[1]]
-    return lines.classification(part.ids, part.first_row, part.values, known, names, speaker, part.echo)
 
 
 def beside(path: str, directory: str, name: str) -> str | None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from adaptd import commands, events, rates, reload, schema
 from adaptd import config as configuration
+from adaptd.answers import Answers, merged
 from adaptd.contracts import (
     DRIFT,
     LEARN,
@@ -39,20 +40,6 @@ from adaptd.scores import Scores
 TASK_ROWS = 200
 # More distinct whole numbers than this are quantities, not classes.
 TASK_INTEGERS_MAX = 50
-
-
-class Answers(msgspec.Struct):
-    """Predictions of consecutive rows under one layout, to be formatted and written."""
-
-    ids: list[bytes | None]
-    first_row: int
-    """Number of the first of them, from 1."""
-    values: Floats
-    """[n, width]: probabilities, or the predicted number; NaN: no prediction."""
-    task: str
-    learner: str | None
-    """Whose prediction this is, by the name it had then; None for the blend."""
-    echo: list[bytes] | None
 
 
 class Lane:
@@ -545,33 +532,6 @@ class Lane:
         else:
             fresh.append("drift")
         return fresh
-
-
-def merged(answers: list[Answers]) -> list[Answers]:
-    """Neighbours of one form as one: fewer and larger pieces are cheaper to format."""
-    groups: list[list[Answers]] = []
-    for part in answers:
-        if groups and form(groups[-1][-1]) == form(part):
-            groups[-1].append(part)
-        else:
-            groups.append([part])
-    return [group[0] if len(group) == 1 else joined(group) for group in groups]
-
-
-def form(part: Answers) -> tuple[str, int, str | None]:
-    return part.task, part.values.shape[1], part.learner
-
-
-def joined(group: list[Answers]) -> Answers:
-    first = group[0]
-    return Answers(
-        [identifier for part in group for identifier in part.ids],
-        first.first_row,
-        np.concatenate([part.values for part in group]),
-        first.task,
-        first.learner,
-        None if first.echo is None else [echo for part in group for echo in part.echo or []],
-    )
 
 
 class Late:

@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from adaptd import back_test, daemon, events, predictions, scores
+from adaptd import back_test, events, predictions, scores
 from adaptd import config as configuration
+from adaptd.answers import Answers, formatted
 from adaptd.clock import SystemClock
 from adaptd.contracts import Column, Rows, Source
-from adaptd.engine import Answers, Lane
+from adaptd.engine import Lane
 from adaptd.errors import InputError, UsageError
 from adaptd.journal import Journal
 
@@ -62,7 +63,7 @@ def replay(
                 answers = lane.process(rows)
                 if options.output:
                     for part in answers:
-                        output.write(daemon.formatted(lines, part, lane.classes.spellings))
+                        output.write(formatted(lines, part, lane.classes.spellings))
                 progress(lane.rows)
                 return answers
 

@@ -17,8 +17,8 @@ import msgspec
 import numpy as np
 
 from adaptd import predictions
+from adaptd.answers import Answers
 from adaptd.contracts import Column, Reject, Rows, State
-from adaptd.engine import Answers
 from adaptd.inbox import Entry, Inbox
 from adaptd.lines import build_decoder
 

@@ -13,7 +13,8 @@ import time
 import numpy as np
 
 from adaptd import config as configuration
-from adaptd import daemon, events, predictions
+from adaptd import events, predictions
+from adaptd.answers import formatted
 from adaptd.clock import SystemClock
 from adaptd.contracts import PREDICT, Rows, Vitals
 from adaptd.engine import Lane
@@ -83,7 +84,7 @@ def main() -> None:
     started, done = time.process_time(), 0
     while done < options.rows:
         for part in lane.process(reads[(done // READ_ROWS) % len(reads)]):
-            daemon.formatted(lines, part, lane.classes.spellings)
+            formatted(lines, part, lane.classes.spellings)
         done += READ_ROWS
     seconds = time.process_time() - started
     each = seconds / done * 1e6
