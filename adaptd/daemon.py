@@ -130,7 +130,7 @@ class Daemon:
             try:
                 self.notifier.extend("Loading the newest checkpoint")
                 self.resume(restore)
-                self.metrics.publish(self.figures.snapshot())
+                self.metrics.begin(self.figures.snapshot())
                 self.is_ready = True
                 self.notifier.ready(self.status_line())
                 while self.turn():

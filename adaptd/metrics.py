@@ -9,6 +9,7 @@ import bisect
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 from prometheus_client import ProcessCollector
@@ -172,6 +173,7 @@ class Metrics(Collector):
     def __init__(self, registry: CollectorRegistry, clock: Clock, snapshot: Snapshot | None = None) -> None:
         self._clock = clock
         self._snapshot = snapshot or Snapshot()
+        self._base = Snapshot()
         self._published = clock.monotonic()
         registry.register(self)
         ProcessCollector(registry=registry)
@@ -180,6 +182,15 @@ class Metrics(Collector):
         """The next scrape shows `snapshot`. One reference changes hands, so any thread may call this."""
         self._snapshot = snapshot
         self._published = self._clock.monotonic()
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Counters count from here. What a checkpoint brought was counted by the process before.
+
+        After a crash a checkpoint is behind what was scraped last; a counter that went back a little would
+        be taken for one that began at 0, and its whole value for an increase.
+        """
+        self._base = snapshot
+        self.publish(snapshot)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -191,7 +202,7 @@ class Metrics(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        s = self._snapshot
+        s = since(self._snapshot, self._base)
         yield InfoMetricFamily(
             "adaptd_build", "The version that runs, and its task.", {"version": s.version, "task": s.task}
         )
@@ -204,6 +215,29 @@ class Metrics(Collector):
             "Time since the loop turned and published its figures; below 1 while it turns.",
             self._clock.monotonic() - self._published,
         )
+
+
+# Fields of a `Snapshot` that a checkpoint brings along.
+LASTING_COUNTS = (
+    "predictions", "labels", "rejects", "values_missing", "duplicate_ids", "labels_unknown", "labels_expired",
+    "warnings", "drifts", "switches",
+)  # fmt: skip
+
+
+def since(now: Snapshot, base: Snapshot) -> Snapshot:
+    """`now` with the counts of `base` taken off.
+
+    >>> since(Snapshot(labels=7, rejects={"a": 3, "b": 1}), Snapshot(labels=5, rejects={"a": 1})).rejects
+    {'a': 2, 'b': 1}
+    """
+
+    def less(count: Any, before: Any) -> Any:
+        if isinstance(count, dict):
+            return {key: value - before.get(key, 0) for key, value in count.items()}
+        return count - before
+
+    counts = {name: less(getattr(now, name), getattr(base, name)) for name in LASTING_COUNTS}
+    return msgspec.structs.replace(now, **counts)
 
 
 def _row_families(s: Snapshot) -> Iterator[Metric]:

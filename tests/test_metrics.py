@@ -76,6 +76,20 @@ def test_scrape_shows_the_newest_snapshot(registry):
     assert found[("adaptd_build_info", ("task", "classification"), ("version", "1.2.3"))] == 1
 
 
+def test_counters_leave_out_what_a_checkpoint_brought(registry):
+    metrics = Metrics(registry, FakeClock())
+    metrics.begin(full())
+    assert samples(registry)[("adaptd_predictions_total",)] == 0
+    assert samples(registry)[("adaptd_rejects_total", ("reason", "not_json"))] == 0
+    later = full()
+    later.predictions += 7
+    later.drifts += 1
+    metrics.publish(later)
+    found = samples(registry)
+    assert (found[("adaptd_predictions_total",)], found[("adaptd_drifts_total",)]) == (7, 1)
+    assert metrics.snapshot.predictions == later.predictions
+
+
 def test_every_series_exists_from_the_start(registry):
     snapshot = full()
     metrics = Metrics(registry, FakeClock(), snapshot)

@@ -1,5 +1,6 @@
 """The real process: pipes, exit codes, signals, crashes, the metrics page."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -269,24 +270,46 @@ def test_a_followed_file_is_answered_as_it_grows_and_is_rotated(tmp_path):
     assert [answer["id"] for answer in answers(sink.read_bytes())] == list(range(90))
 
 
-def test_metrics_are_served_while_it_runs():
-    arguments = [*ADAPTD, "run", *POOL, "--set", "http.enabled=true", "--set", "http.listen=127.0.0.1:0"]
+@contextlib.contextmanager
+def serving(*arguments):
+    """A daemon on a pipe, and a function that waits for a text on its metrics page."""
     process = subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+        [*ADAPTD, "run", *POOL, "--set", "http.enabled=true", "--set", "http.listen=127.0.0.1:0", *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
     threading.Thread(target=process.stdout.read, daemon=True).start()
     try:
         listen = next(e["listen"] for e in map(json.loads, process.stderr) if e["event"] == "http_started")
-        process.stdin.write(streams.lines(streams.classes(2000)))
-        process.stdin.flush()
-        page = ""
-        while "adaptd_predictions_total 2000" not in page:
-            page = urllib.request.urlopen(f"http://{listen}/metrics", timeout=10).read().decode()
-        assert 'adaptd_learner_score{learner="linear",score="accuracy"}' in page
-        assert urllib.request.urlopen(f"http://{listen}/healthz", timeout=10).status == 200
+
+        def page_with(text):
+            page = ""
+            while text not in page:
+                assert process.poll() is None
+                page = urllib.request.urlopen(f"http://{listen}/metrics", timeout=10).read().decode()
+            return page
+
+        yield process, listen, page_with
     finally:
         process.stdin.close()
         assert process.wait(TIMEOUT_SECONDS) == 0
+
+
+def test_metrics_are_served_while_it_runs():
+    with serving() as (process, listen, page_with):
+        process.stdin.write(streams.lines(streams.classes(2000)))
+        process.stdin.flush()
+        page = page_with("adaptd_predictions_total 2000")
+        assert 'adaptd_learner_score{learner="linear",score="accuracy"}' in page
+        assert urllib.request.urlopen(f"http://{listen}/healthz", timeout=10).status == 200
+
+
+def test_counters_of_a_resumed_daemon_begin_at_zero(tmp_path):
+    """Or Prometheus would see the whole past as an increase of one moment."""
+    for rows in (300, 200):
+        with serving("--set", f"checkpoint.directory={tmp_path}") as (process, listen, page_with):
+            process.stdin.write(streams.lines(streams.classes(rows)))
+            process.stdin.flush()
+            assert f"adaptd_labels_total {rows}.0" in page_with(f"adaptd_predictions_total {rows}.0")
 
 
 def test_holdout_passes_and_one_learner(tmp_path):
