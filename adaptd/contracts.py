@@ -282,8 +282,15 @@ class Sink(Protocol):
 
     def write(self, lines: bytes) -> None: ...
 
-    def push(self) -> None:
-        """What was written can be seen by whoever reads it, soon; nothing is promised about a crash."""
+    def push(self, wait: bool = False) -> None:
+        """Hand on what was written, to be seen soon; nothing is promised about a crash.
+
+        What nobody takes at once is kept; with `wait` it is tried for about half a second more.
+        """
+
+    def waiting_bytes(self) -> int:
+        """What a `push` could not hand on, because nobody reads it. As long as it is not 0 the daemon reads
+        no input, and its loop turns."""
 
     def flush(self) -> None:
         """All that was written has arrived for good. What failed to go out is kept."""

@@ -23,10 +23,11 @@ from adaptd import checkpoint, events, metrics, notify, predictions, reload
 from adaptd import config as configuration
 from adaptd.answers import Answers, formatted
 from adaptd.clock import Clock, SystemClock
-from adaptd.contracts import REJECT_REASONS, Reject, Rows, Sink, Source
+from adaptd.contracts import Reject, Rows, Sink, Source
 from adaptd.dead_letters import DeadLetters
 from adaptd.engine import Lane
 from adaptd.errors import CheckpointError, ConfigError, UsageError
+from adaptd.figures import Figures
 from adaptd.history import History
 from adaptd.inbox import Inbox
 from adaptd.journal import Journal
@@ -35,12 +36,10 @@ from adaptd.requests import Desk, Request, fault
 if TYPE_CHECKING:
     from adaptd.api import Api
 
-# A scrape sees numbers at most this old.
-PUBLISH_SECONDS = 0.5
 # How long a thread may keep the interpreter from another; Python's own 5 milliseconds add up in a request.
 SWITCH_SECONDS = 0.0005
-# How much of the rows a second shown is that of half a second before.
-SPEED_FADE = 0.7
+# So long nobody has read the output before the log says so, and says it again.
+SLOW_SINK_SECONDS = 10.0
 
 
 class Daemon:
@@ -152,6 +151,9 @@ class Daemon:
 
     def turn(self) -> bool:
         """Poll, predict and learn, write; then commit when a checkpoint is due. False at the end."""
+        if self.sink.waiting_bytes():
+            self.wait_for_reader()
+            return True
         if self.stopped_by:
             self.source.stop()
         if self.reload_is_due:
@@ -170,12 +172,33 @@ class Daemon:
             return False
         self.desk.take(rows)
         self.desk.serve(is_idle=rows.n == 0 and not rows.rejects)
-        if self.checkpoint_is_due.is_set():
+        if self.checkpoint_is_due.is_set() and not self.sink.waiting_bytes():
             self.checkpoint_is_due.clear()
             self.commit()
+        self.turned()
+        return True
+
+    def turned(self) -> None:
         self.figures.publish_if_due()
         self.notifier.turn(self.status_line)
-        return True
+
+    blocked_since = math.inf
+
+    def wait_for_reader(self) -> None:
+        """Nobody reads the output: no more input is read either, and yet the loop turns."""
+        now = self.clock.monotonic()
+        self.blocked_since = min(self.blocked_since, now)
+        if now - self.blocked_since >= SLOW_SINK_SECONDS:
+            self.log.emit(events.SinkSlowed(seconds=round(now - self.blocked_since, 3)))
+            self.blocked_since = math.inf
+        self.stages.start()
+        self.sink.push(wait=True)
+        self.stages.lap("blocked")
+        if not self.sink.waiting_bytes():
+            self.blocked_since = math.inf
+        self.desk.sort_in()
+        self.desk.answer_previews()
+        self.turned()
 
     def status_line(self) -> str:
         return self.status.line(self.metrics.snapshot, self.clock.wall())
@@ -268,6 +291,9 @@ class Daemon:
         """
         self.stages.start()
         self.desk.let_out(wait=True)
+        self.sink.push()
+        if self.sink.waiting_bytes():
+            return "nobody reads the output, and a checkpoint holds what was read only"
         self.sink.flush()
         self.dead_letters.flush()
         self.log.flush()
@@ -301,6 +327,10 @@ class Daemon:
 
     def commit_or_fail(self) -> None:
         """At the start and at the end there is no next time. Raises CheckpointError."""
+        self.desk.let_out(wait=True)
+        self.sink.push()
+        while self.sink.waiting_bytes():
+            self.wait_for_reader()
         failure = self.commit()
         if failure:
             raise CheckpointError(failure)
@@ -443,109 +473,6 @@ class Daemon:
             self.desk.close()
             server.close()
             sys.setswitchinterval(switch_seconds)
-
-
-class Figures:
-    """Gathers the numbers of a snapshot; costs the rows nothing."""
-
-    def __init__(self, daemon: Daemon) -> None:
-        self.daemon = daemon
-        self.records = 0
-        self.delays = metrics.Histogram(metrics.LABEL_DELAY_BOUNDS_ROWS)
-        self.checkpoints = 0
-        self.checkpoint_failures = 0
-        self.info: checkpoint.CheckpointInfo | None = None
-        self.info_time = math.nan
-        self.published = -math.inf
-        self.published_records = 0
-        self.rows_per_second = math.nan
-
-    def taken(self, rows: Rows) -> None:
-        self.records += rows.n
-        for delay in self.daemon.lane.delays:
-            self.delays.add(delay)
-        self.daemon.lane.delays.clear()
-
-    def checkpoint(self, info: checkpoint.CheckpointInfo) -> None:
-        self.info, self.info_time = info, self.daemon.clock.wall()
-
-    def publish_if_due(self) -> None:
-        now = self.daemon.clock.monotonic()
-        if now - self.published >= PUBLISH_SECONDS:
-            if self.published > -math.inf:
-                speed = (self.records - self.published_records) / (now - self.published)
-                steady = 0.0 if math.isnan(self.rows_per_second) else SPEED_FADE
-                self.rows_per_second = (
-                    speed if not steady else speed + steady * (self.rows_per_second - speed)
-                )
-            self.published, self.published_records = now, self.records
-            snapshot = self.snapshot()
-            self.daemon.metrics.publish(snapshot)
-            self.daemon.history.add(snapshot, self.daemon.clock.wall())
-
-    def snapshot(self) -> metrics.Snapshot:
-        daemon, lane = self.daemon, self.daemon.lane
-        labels = lane.labels.counts()
-        loss = "log_loss" if lane.layout.task == "classification" else "mae"
-        weights = lane.controller.weights()
-        learners = []
-        for index, slot in enumerate(lane.pool.slots):
-            vitals, scores = slot.learner.vitals(), lane.scores.fading(index)
-            learners.append(
-                metrics.LearnerFigures(
-                    name=slot.name,
-                    loss=scores[loss],
-                    scores=scores,
-                    weight=float(weights[index]),
-                    learning_rate=vitals.learning_rate,
-                    rate_scale=slot.learner.rate_scale,
-                    gradient_norm=vitals.gradient_norm,
-                    step_norm=vitals.step_norm,
-                    state_bytes=vitals.state_bytes,
-                    is_champion=index == lane.champion,
-                    is_set_aside=bool(slot.set_aside),
-                    set_aside=slot.set_aside,
-                    is_frozen=slot.frozen,
-                )
-            )
-        blend = lane.scores.fading(len(lane.pool.slots))
-        return metrics.Snapshot(
-            version=adaptd.__version__,
-            task=lane.layout.task,
-            rows=self.records,
-            predictions=lane.rows,
-            labels=lane.learned,
-            rejects=dict.fromkeys(REJECT_REASONS, 0) | lane.rejected,
-            values_missing=dict(lane.schema.counts),
-            duplicate_ids=labels["duplicates"],
-            labels_unknown=labels["unknown"],
-            labels_expired=labels["expired"],
-            label_buffer_rows=labels["rows"],
-            label_buffer_bytes=labels["bytes"],
-            label_delay_rows=self.delays.copy(),
-            learners=learners,
-            blend_loss=blend[loss],
-            blend_scores=blend,
-            warnings=lane.counts["warnings"],
-            drifts=lane.counts["drifts"],
-            switches=lane.counts["switches"],
-            stages=daemon.stages.copy(),
-            checkpoint_time=self.info_time,
-            checkpoint_seconds=math.nan if self.info is None else self.info.seconds,
-            checkpoint_bytes=0 if self.info is None else self.info.bytes,
-            checkpoints=self.checkpoints,
-            checkpoint_failures=self.checkpoint_failures,
-            events=dict(daemon.log.counts),
-            source_lag_bytes=daemon.source.lag_bytes(),
-            features=lane.layout.n_features,
-            classes=lane.layout.n_classes,
-            last_row_time=lane.labels.now if math.isfinite(lane.labels.now) else math.nan,
-            learner_kinds={slot.name: slot.kind for slot in lane.pool.slots},
-            speaker=lane.pool.names[lane.speaker] if lane.speaker >= 0 else predictions.BLEND,
-            rows_per_second=self.rows_per_second,
-            uptime_seconds=daemon.clock.monotonic() - daemon.started,
-            stopped_by=daemon.stopped_by,
-        )
 
 
 def ignore(status: int, reply: bytes) -> None:

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from adaptd.clock import Clock
 
-STAGES = ("poll", "learn", "write", "checkpoint")
+STAGES = ("poll", "learn", "write", "blocked", "checkpoint")
 STAGE_BOUNDS_SECONDS = (
     *(0.00001, 0.000025, 0.0001, 0.00025, 0.001, 0.0025, 0.01, 0.025),
     *(0.1, 0.25, 1.0, 2.5, 10.0, 30.0),

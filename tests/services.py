@@ -84,8 +84,11 @@ class Collected:
     def write(self, lines: bytes) -> None:
         self.lines += lines
 
-    def push(self) -> None:
+    def push(self, wait: bool = False) -> None:
         return
+
+    def waiting_bytes(self) -> int:
+        return 0
 
     def flush(self) -> None:
         return

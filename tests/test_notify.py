@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -173,6 +174,28 @@ def test_a_run_says_ready_before_its_first_row_and_stopping_before_its_end(manag
     while "STOPPING" not in heard[-1]:
         heard.append(manager.heard())
     assert len(process.stdout.read().splitlines()) == 200
+    assert process.wait(60) == 0
+
+
+def test_an_output_that_nobody_reads_is_a_turn_and_ends_the_reading(manager):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adaptd", "run", "--set", "pool.learners.prior.kind=prior"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        env={**os.environ, **manager.environment(WATCHDOG_USEC="1000000")},
+    )  # fmt: skip
+    data = streams.lines(streams.classes(50_000))
+    # More than the pipes hold: the writing ends when all was read.
+    writing = threading.Thread(target=lambda: (process.stdin.write(data), process.stdin.close()))
+    writing.start()
+    while "READY" not in manager.heard():
+        pass
+    fed = 0
+    while fed < 12:  # three seconds of a time limit of one
+        fed += manager.heard().get("WATCHDOG") == "1"
+    assert process.poll() is None
+    assert writing.is_alive()
+    assert len(process.stdout.read().splitlines()) == 50_000
+    writing.join()
     assert process.wait(60) == 0
 
 

@@ -306,7 +306,7 @@ def test_metrics_are_served_while_it_runs():
 def test_counters_of_a_resumed_daemon_begin_at_zero(tmp_path):
     """Or Prometheus would see the whole past as an increase of one moment."""
     for rows in (300, 200):
-        with serving("--set", f"checkpoint.directory={tmp_path}") as (process, listen, page_with):
+        with serving("--set", f"checkpoint.directory={tmp_path}") as (process, _, page_with):
             process.stdin.write(streams.lines(streams.classes(rows)))
             process.stdin.flush()
             assert f"adaptd_labels_total {rows}.0" in page_with(f"adaptd_predictions_total {rows}.0")

@@ -85,6 +85,27 @@ def test_stdout_shows_nothing_before_flush_and_all_after(pipe):
     assert os.read(reader, 100) == b"a line\n"
 
 
+def test_stdout_waits_for_nobody_and_keeps_what_was_not_taken(pipe):
+    reader, writer = pipe
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 8192)
+    lines = b"".join(b"%d\n" % k for k in range(20_000))
+    sink = StdoutSink(writer)
+    sink.write(lines)
+    sink.push()
+    taken = len(lines) - sink.waiting_bytes()
+    assert 4096 <= taken <= 8192
+    received = os.read(reader, 8192)
+    sink.push()
+    assert sink.waiting_bytes() < len(lines) - taken
+    while sink.waiting_bytes():
+        received += os.read(reader, 8192)
+        sink.push()
+    os.close(writer)
+    while more := os.read(reader, 8192):
+        received += more
+    assert received == lines
+
+
 def test_reader_that_went_away_is_no_fault(pipe):
     reader, writer = pipe
     os.close(reader)

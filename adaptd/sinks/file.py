@@ -58,7 +58,11 @@ class FileSink:
         if len(self._buffer) >= BUFFER_BYTES:
             self.flush()
 
-    def push(self) -> None:
+    def waiting_bytes(self) -> int:
+        """A disk takes, or refuses."""
+        return 0
+
+    def push(self, wait: bool = False) -> None:
         """Readers of the file see all that was written; a power cut may still take it. Raises AdaptdError."""
         try:
             with memoryview(self._buffer) as view:
