@@ -23,7 +23,8 @@ import re
 import struct
 import time
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -171,10 +172,10 @@ def _value(tree: Any, arrays: list[np.ndarray]) -> Any:
     return {name: _value(entry, arrays) for name, entry in tree.items()}
 
 
-def write_checkpoint(path: pathlib.Path, state: State) -> int:
-    """Write `state` to `path`, all or nothing, safe against a power cut; the bytes of the file.
+def encoded(state: State) -> tuple[list[bytes | memoryview], int]:
+    """`state` in the format above, in pieces whose order is that of the file, and the bytes of all.
 
-    Raises CheckpointError when the state is not plain or the file cannot be written.
+    Raises CheckpointError when the state is not plain. The pieces are views of its arrays.
     """
     writer = _Writer()
     tree = writer.tree(state, "state")
@@ -192,21 +193,22 @@ def write_checkpoint(path: pathlib.Path, state: State) -> int:
     # Blanks are valid JSON: with them the arrays begin on a multiple of the alignment.
     header += b" " * (-(PREFIX.size + len(header)) % ALIGNMENT)
     total = PREFIX.size + len(header) + size + DIGEST_BYTES
+    blocks = [PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), total), header, *blocks]
     digest = hashlib.sha256()
-    temporary = path.with_name(path.name + TEMPORARY)
+    for block in blocks:
+        digest.update(block)
+    return [*blocks, digest.digest()], total
+
+
+def write_checkpoint(path: pathlib.Path, state: State) -> int:
+    """Write `state` to `path`, all or nothing, safe against a power cut; the bytes of the file.
+
+    Raises CheckpointError when the state is not plain or the file cannot be written.
+    """
+    blocks, total = encoded(state)
     try:
-        with open(temporary, "wb") as file:
-            for block in (PREFIX.pack(MAGIC, FORMAT_VERSION, len(header), total), header, *blocks):
-                digest.update(block)
-                file.write(block)
-            file.write(digest.digest())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_directory(path.parent)
+        write_whole(path, blocks)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         raise CheckpointError(
             f"{path} could not be written: {error.strerror}. The checkpoints before it are untouched; "
             "make room or correct the permissions, the next one is tried in time."
@@ -214,32 +216,58 @@ def write_checkpoint(path: pathlib.Path, state: State) -> int:
     return total
 
 
+def write_whole(path: pathlib.Path, blocks: Iterable[bytes | memoryview]) -> None:
+    """Write a file that is there whole or not at all, whatever ends. Raises OSError."""
+    temporary = path.with_name(path.name + TEMPORARY)
+    try:
+        with open(temporary, "wb") as file:
+            for block in blocks:
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
 def read_checkpoint(path: pathlib.Path) -> tuple[State, int]:
     """The state in `path` and the bytes of the file. Arrays are new and writable.
 
-    Raises CheckpointError that says what is wrong with the file: unreadable, empty, torn, damaged,
-    foreign, or of a format that is not known yet.
+    Raises CheckpointError that says what is wrong with the file: unreadable, or as for `decoded`.
     """
     try:
-        data = memoryview(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path} could not be read: {error.strerror}. {_INSTEAD}") from error
+    return decoded(data, str(path), _INSTEAD), len(data)
+
+
+def decoded(content: bytes, name: str, instead: str) -> State:
+    """The state in `content`. Arrays are new and writable.
+
+    Raises CheckpointError that says what is wrong: empty, torn, damaged, foreign, or of a format that is
+    not known yet. The message begins with `name` and ends with `instead`, which says what to do.
+    """
+    data = memoryview(content)
     if len(data) == 0:
-        raise CheckpointError(f"{path} is empty. {_INSTEAD}")
+        raise CheckpointError(f"{name} is empty. {instead}")
     if data[: len(MAGIC)] != MAGIC[: len(data)]:
-        raise CheckpointError(f"{path} is not a checkpoint of adaptd. {_INSTEAD}")
+        raise CheckpointError(f"{name} is not a checkpoint of adaptd. {instead}")
     if len(data) < PREFIX.size + DIGEST_BYTES:
-        raise CheckpointError(f"{path} is torn: it ends after {len(data)} bytes. {_INSTEAD}")
+        raise CheckpointError(f"{name} is torn: it ends after {len(data)} bytes. {instead}")
     _, version, header_bytes, total = PREFIX.unpack_from(data)
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} must have format version {FORMAT_VERSION}; got {version}. It is damaged or was "
-            f"written by another version of adaptd: run that one. {_INSTEAD}"
+            f"{name} must have format version {FORMAT_VERSION}; got {version}. It is damaged or was "
+            f"written by another version of adaptd: run that one. {instead}"
         )
     if len(data) < total:
-        raise CheckpointError(f"{path} is torn: it has {len(data)} of {total} bytes. {_INSTEAD}")
+        raise CheckpointError(f"{name} is torn: it has {len(data)} of {total} bytes. {instead}")
     if len(data) > total or hashlib.sha256(data[:-DIGEST_BYTES]).digest() != data[-DIGEST_BYTES:]:
-        raise CheckpointError(f"{path} is damaged{_damaged_part(data, header_bytes)}. {_INSTEAD}")
+        raise CheckpointError(f"{name} is damaged{_damaged_part(data, header_bytes)}. {instead}")
     header = msgspec.json.decode(data[PREFIX.size : PREFIX.size + header_bytes], type=_Header)
     start = PREFIX.size + header_bytes
     arrays = []
@@ -249,7 +277,7 @@ def read_checkpoint(path: pathlib.Path) -> tuple[State, int]:
             block = data[start + segment.offset : start + segment.offset + segment.bytes]
             array.reshape(-1).view(np.uint8)[:] = np.frombuffer(block, dtype=np.uint8)
         arrays.append(array)
-    return _value(header.tree, arrays), len(data)
+    return cast(State, _value(header.tree, arrays))
 
 
 _INSTEAD = "Restore an earlier checkpoint with --restore, or remove this file to do without it."

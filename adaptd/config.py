@@ -77,7 +77,13 @@ class CheckpointConfig(Section, frozen=True):
     interval_seconds: Annotated[float, msgspec.Meta(gt=0)] = 60.0
     """Time between two checkpoints."""
     keep: Positive = 3
-    """Checkpoints that are kept."""
+    """Checkpoints that are kept; with `url`, of each lane."""
+    url: str = ""
+    """With Kafka: a store that all replicas reach, as fsspec names it (`/mnt/shared/adaptd`, `s3://bucket/adaptd`)."""
+    options: dict[str, Any] = {}
+    """What the file system of `url` takes (an endpoint, a profile); see fsspec."""
+    seconds_max: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    """Time limit of one call to the store of `url`."""
 
 
 class JournalConfig(Section, frozen=True):
@@ -267,6 +273,11 @@ def between_keys(config: Config) -> list[str]:
     if pin and pin not in learners:
         rule = registry.must_be_one_of(pin, list(learners))
         faults.append(f"control.pin {rule} Name a learner of [pool.learners].")
+    if config.checkpoint.url and config.source.get("kind") != "kafka":
+        faults.append(
+            "checkpoint.url must be empty unless source.kind is 'kafka', whose committed offsets name the "
+            "checkpoint; it is set. Use checkpoint.directory."
+        )
     fields = msgspec.structs.asdict(config.fields)
     if not config.fields.target:
         faults.append("fields.target must be a name; got ''. Say which field is predicted.")
