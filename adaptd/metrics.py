@@ -279,21 +279,24 @@ _LEARNER_GAUGES = (
 )
 
 
+SCORE_WORDS = (
+    "Fading score, prequential; calibration_error: mean distance between confidence and hits, in 15 bins."
+)
+
+
 def _learner_families(s: Snapshot) -> Iterator[Metric]:
     for name, text, field in _LEARNER_GAUGES:
         family = GaugeMetricFamily(name, text, labels=["learner"])
         for learner in s.learners:
             family.add_metric([learner.name], float(getattr(learner, field)))
         yield family
-    scores = GaugeMetricFamily(
-        "adaptd_learner_score", "Fading score, prequential.", labels=["learner", "score"]
-    )
+    scores = GaugeMetricFamily("adaptd_learner_score", SCORE_WORDS, labels=["learner", "score"])
     for learner in s.learners:
         for score, value in learner.scores.items():
             scores.add_metric([learner.name, score], value)
     yield scores
     yield _gauge("adaptd_blend_loss", "Fading loss of the blend.", s.blend_loss)
-    blend = GaugeMetricFamily("adaptd_blend_score", "Fading score of the blend.", labels=["score"])
+    blend = GaugeMetricFamily("adaptd_blend_score", f"The blend's. {SCORE_WORDS}", labels=["score"])
     for score, value in s.blend_scores.items():
         blend.add_metric([score], value)
     yield blend

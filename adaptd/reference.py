@@ -15,12 +15,13 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from adaptd import config, events, metrics, rates, registry, schema
+from adaptd import config, events, metrics, rates, registry, schema, scores
 from adaptd.clock import FakeClock
-from adaptd.contracts import REJECT_REASONS
+from adaptd.contracts import REJECT_REASONS, Layout, Task
 
 ROOT = pathlib.Path(__file__).parent.parent
 MADE = "Made from the code by `python -m adaptd.reference`; change it there.\n"
+TASKS: tuple[Task, ...] = ("classification", "regression")
 # Sections that are tables of options of one component, and the family that has the components.
 FAMILIES = {
     "source": "sources",
@@ -173,6 +174,7 @@ def metrics_page() -> str:
         "reason of `adaptd_rejects_total`": REJECT_REASONS,
         "reason of `adaptd_values_missing_total`": tuple(schema.Schema(schema.Config()).counts),
         "reason of `adaptd_labels_expired_total`": metrics.EXPIRY_REASONS,
+        "score": tuple(score for task in TASKS for score in scores.Scores(Layout(task), 1).fading(0)),
         "stage": metrics.STAGES,
         "event": events.NAMES,
     }

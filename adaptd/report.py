@@ -15,6 +15,9 @@ from rich.table import Table
 from adaptd import registry
 from adaptd.config import documentation
 
+# Heads of columns that would be wider than what stands below them.
+SHORT = {"calibration_error": "ece"}
+
 
 @contextlib.contextmanager
 def progress(path: str) -> Iterator[Callable[[int], None]]:
@@ -44,12 +47,16 @@ def progress(path: str) -> Iterator[Callable[[int], None]]:
 def table(result: dict[str, Any]) -> None:
     """Scores of the blend and of every learner, the best first."""
     regression = result["task"] == "regression"
-    scores = ("mae", "rmse", "r2") if regression else ("accuracy", "kappa", "log_loss", "macro_f1")
+    scores = (
+        ("mae", "rmse", "r2")
+        if regression
+        else ("accuracy", "kappa", "log_loss", "calibration_error", "macro_f1")
+    )
     console = Console()
     shown = Table(title=f"{result['rows']:,} rows, {result['task']}, prequential", title_justify="left")
     shown.add_column("learner")
     for score in scores:
-        shown.add_column(score, justify="right")
+        shown.add_column(SHORT.get(score, score), justify="right")
     shown.add_column("weight", justify="right")
     shown.add_row("blend", *(number(result.get(score)) for score in scores), "", style="bold")
     learners = sorted(

@@ -19,6 +19,7 @@ from adaptd.kernels.scoring import (
     FADE_LOSS,
     FADE_SCORED,
     FADE_WEIGHT,
+    GROWTH,
     LOSS,
     N_SUMS,
     ROWS,
@@ -33,7 +34,9 @@ from adaptd.numerics import enlarged, pack, unpack
 class Scores:
     """Scores of n learners and, last, of the blend."""
 
-    STATE = ("sums", "hits", "predicted", "actual", "auc", "ece", "target")
+    EACH = ("sums", "hits", "predicted", "actual", "auc", "ece", "gaps")
+    """Arrays with one entry a learner, and the blend's."""
+    STATE = (*EACH, "target")
 
     def __init__(self, layout: Layout, n_scored: int) -> None:
         self.layout = layout
@@ -46,6 +49,8 @@ class Scores:
         self.auc = np.zeros((n_scored, 2, AUC_BINS))
         # Per bin of the top probability: rows, sum of probabilities, hits.
         self.ece = np.zeros((n_scored, ECE_BINS, 3))
+        # The same of the recent rows, the sum of probabilities less hits only.
+        self.gaps = np.zeros((n_scored, ECE_BINS))
         # Rows, mean and sum of squared differences of the target; fading mean absolute error of the blend.
         self.target = np.zeros(5)
 
@@ -54,7 +59,7 @@ class Scores:
         if self.layout.task == "classification":
             score_classes(
                 predictions, blend, y, op, self.sums, self.hits, self.predicted, self.actual, self.auc,
-                self.ece, signal,
+                self.ece, self.gaps, signal,
             )  # fmt: skip
         else:
             score_numbers(predictions, blend, y, op, self.sums, self.target, signal)
@@ -67,15 +72,20 @@ class Scores:
 
     def reset_learner(self, index: int) -> None:
         """The learner at `index` was built anew: it is judged anew."""
-        for name in ("sums", "hits", "predicted", "actual", "auc", "ece"):
+        for name in self.EACH:
             getattr(self, name)[index] = 0.0
 
     def fading(self, index: int) -> dict[str, float]:
-        """Scores of the recent past: accuracy and log_loss, or mae and rmse."""
+        """Scores of the recent past: accuracy, log_loss and calibration_error, or mae and rmse."""
         sums = self.sums[index].tolist()
         weight, scored = sums[FADE_WEIGHT] or math.nan, sums[FADE_SCORED] or math.nan
         if self.layout.task == "classification":
-            return {"accuracy": sums[FADE_HIT] / weight, "log_loss": sums[FADE_LOSS] / scored}
+            gap = float(np.abs(self.gaps[index]).sum()) / (sums[GROWTH] or math.nan)
+            return {
+                "accuracy": sums[FADE_HIT] / weight,
+                "log_loss": sums[FADE_LOSS] / scored,
+                "calibration_error": gap / scored,
+            }
         return {"mae": sums[FADE_LOSS] / scored, "rmse": math.sqrt(sums[FADE_HIT] / scored)}
 
     def cumulative(self, index: int) -> dict[str, Any]:
@@ -119,7 +129,7 @@ class Scores:
         """places: for each learner of a changed pool its place in the saved one, -1 for a new one."""
         unpack(self, self.STATE, state)
         if places is not None:
-            for name in ("sums", "hits", "predicted", "actual", "auc", "ece"):
+            for name in self.EACH:
                 chosen = getattr(self, name)[[*places, -1]]
                 chosen[:-1][[place < 0 for place in places]] = 0.0
                 setattr(self, name, np.ascontiguousarray(chosen))

@@ -120,10 +120,14 @@ def headline(status: dict[str, Any]) -> Text:
 def figures(status: dict[str, Any], history: list[dict[str, Any]]) -> Table:
     """Left: how good and how fast, each with its trend."""
     table = pairs()
-    name, score = next(iter((status.get("scores") or {}).items()), ("score", None))
+    scores = dict(status.get("scores") or {})
+    name, score = next(iter(scores.items()), ("score", None))
     table.add_row(
         name.replace("_", " "), Text(number(score), "bold"), trend([point.get("blend") for point in history])
     )
+    for other, value in scores.items():
+        if other != name:
+            table.add_row(other.replace("_", " "), number(value), "")
     table.add_row(
         "rows a second",
         Text(number(status.get("rows_per_second")), "bold"),

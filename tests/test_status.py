@@ -98,3 +98,13 @@ def test_a_daemon_that_knows_nothing_yet_is_shown():
     text = console.file.getvalue()
     for words in ("starting", "2 not_json", "set aside: too_big", "frozen", "[bold]odd"):
         assert words in text
+
+
+def test_every_score_of_the_blend_is_shown():
+    scores = {"accuracy": 0.91, "log_loss": 0.25, "calibration_error": 0.0123}
+    shown = status.figures({"scores": scores}, [])
+    console = Console(file=io.StringIO(), width=120)
+    console.print(shown)
+    assert [line.split()[:-1] for line in console.file.getvalue().splitlines()[:3]] == [
+        ["accuracy"], ["log", "loss"], ["calibration", "error"],
+    ]  # fmt: skip

@@ -10,17 +10,25 @@ ECE_BINS = 15
 # A regression error this many times the usual one is as alarming as any.
 SIGNAL_CUT = 4.0
 
+# A row's weight in the recent gaps grows instead of the others' fading; from here on all start anew from 1.
+GROWTH_MAX = 1e100
+
 # Columns of `sums` [learners and blend, N_SUMS]. Regression: FADE_HIT is squared error, FADE_LOSS absolute.
-N_SUMS = 10
-ROWS, SCORED, CORRECT, LOSS, ABSOLUTE, SQUARE, FADE_WEIGHT, FADE_HIT, FADE_LOSS, FADE_SCORED = range(N_SUMS)
+N_SUMS = 11
+ROWS, SCORED, CORRECT, LOSS, ABSOLUTE, SQUARE = range(6)
+FADE_WEIGHT, FADE_HIT, FADE_LOSS, FADE_SCORED, GROWTH = range(6, N_SUMS)
 
 
 @kernel(
     "void(f8[:,:,::1], f8[:,::1], f8[::1], u1[::1], f8[:,::1], f8[:,::1], f8[:,::1], f8[:,::1], "
-    "f8[:,:,::1], f8[:,:,::1], f8[::1])"
+    "f8[:,:,::1], f8[:,:,::1], f8[:,::1], f8[::1])"
 )
-def score_classes(predictions, blend, y, op, sums, hits, predicted, actual, auc, ece, signal):
-    """Accuracy, log loss, confusion margins, probability bins; the signal is 1 where the blend is wrong."""
+def score_classes(predictions, blend, y, op, sums, hits, predicted, actual, auc, ece, gaps, signal):
+    """Accuracy, log loss, confusion margins, probability bins; the signal is 1 where the blend is wrong.
+
+    gaps [learners and blend, ECE_BINS]: confidence less hits of the recent rows in each bin, each row
+    weighing 1 / FADING as much as the one before; the last one weighs `sums[GROWTH]`.
+    """
     n_learners, n, C = predictions.shape
     for t in range(n):
         if not op[t] & 2:
@@ -57,6 +65,13 @@ def score_classes(predictions, blend, y, op, sums, hits, predicted, actual, auc,
             ece[k, top, 0] += 1.0
             ece[k, top, 1] += p[best]
             ece[k, top, 2] += hit
+            growth = s[GROWTH] / FADING if s[GROWTH] > 0.0 else 1.0
+            if growth > GROWTH_MAX:
+                for j in range(ECE_BINS):
+                    gaps[k, j] /= growth
+                growth = 1.0
+            gaps[k, top] += growth * (p[best] - hit)
+            s[GROWTH] = growth
             if C == 2:
                 auc[k, truth, min(int(p[1] * AUC_BINS), AUC_BINS - 1)] += 1.0
 

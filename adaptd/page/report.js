@@ -7,7 +7,7 @@
   const data = JSON.parse(byId("data").textContent);
   const { result, curves } = data;
   const regression = result.task === "regression";
-  const scores = regression ? ["mae", "rmse", "r2"] : ["accuracy", "kappa", "log_loss", "macro_f1", "auc"];
+  const scores = regression ? ["mae", "rmse", "r2"] : ["accuracy", "kappa", "log_loss", "calibration_error", "macro_f1", "auc"];
   const spelled = (name) => name.replaceAll("_", " ");
 
   function tile(name, value, more) {
