@@ -18,15 +18,18 @@ from adaptd.kernels.blocks import silence
 from adaptd.lags import lagged
 
 # The default pool, one setting for all streams: families that are wrong in different ways.
+# What each is worth: docs/decisions/0004-default-pool.md.
 DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
     "prior": {"kind": "prior"},
     "last_value": {"kind": "last_value"},
     "linear": {"kind": "linear"},
+    "linear_lagged": {"kind": "linear", "lagged": True},
     "pairs": {"kind": "linear", "interactions": True, "learning_rate": 0.001},
     "naive_bayes": {"kind": "naive_bayes"},
     "tree": {"kind": "hoeffding_tree"},
     "forest": {"kind": "forest"},
-    "boosting": {"kind": "boosting"},
+    "boosting": {"kind": "boosting", "work": 5000.0},
+    "boosting_lagged": {"kind": "boosting", "work": 5000.0, "lagged": True},
     "neighbours": {"kind": "knn"},
     "mlp": {"kind": "mlp"},
 }

@@ -241,3 +241,26 @@ def test_huge_targets_keep_their_digits():
     y = 1e9 + np.where(x[:, 0] > 0.5, 1.0, 0.0)
     out = run(hoeffding_tree.build(hoeffding_tree.Config(), numbers(1), 0), x, y)
     assert np.abs(out[2000:, 0] - y[2000:]).mean() < 0.1
+
+
+@pytest.mark.parametrize("module", [forest, hoeffding_tree])
+def test_work_of_a_row_is_bounded_as_classes_come(module):
+    rng = np.random.default_rng(9)
+    n_features = 60
+    trees = 10 if module is forest else 1
+    cells_max = 120 * trees
+    learner = module.build(module.Config(cells_max=cells_max), classes((NUMBER,) * n_features, n=1), 0)
+    centres = rng.normal(size=(20, n_features))
+    for n_classes in range(1, 21):
+        layout = classes((NUMBER,) * n_features, n=n_classes)
+        learner.grow(layout)
+        y = rng.integers(0, n_classes, 100).astype(float)
+        out = run(learner, centres[y.astype(int)] + rng.normal(size=(100, n_features)), y)
+        for member in learner.members.members:
+            watched = member.slots.shape[1]
+            assert watched == min(n_features * (0.6 if module is forest else 1), 120 // n_classes)
+            used = member.slots[: member.counters[tree.LEAVES_USED]]
+            assert all(len(set(row)) == watched and min(row) >= 0 for row in used.tolist())
+    y = rng.integers(0, 20, 2000).astype(float)
+    out = run(learner, centres[y.astype(int)] + rng.normal(size=(2000, n_features)), y)
+    assert accuracy(out[1000:], y[1000:]) > 0.25

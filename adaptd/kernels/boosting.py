@@ -30,7 +30,9 @@ RATE, RIDGE, HESSIAN_MIN, GAIN_MIN, SUBSAMPLE, SMOOTHING, ONE_CLASS, OWN = range
 
 # Columns of a leaf's record while a tree grows.
 START, COUNT, NODE, GRADIENT, HESSIAN, GAIN, SLOT, BIN, MISSING_LEFT, LEFT_GRADIENT, LEFT_HESSIAN = range(11)
-RECORD_SIZE = 11
+# The stretch of the rows that were not drawn.
+REST_START, REST_COUNT = 11, 12
+RECORD_SIZE = 13
 
 # A leaf moves a class's score no further than this in one step; one row of a rare class would otherwise
 # make it certain.
@@ -50,9 +52,9 @@ def bin_row(x, i, edges, plan, n_codes, bins, place):
     """Row `i` of `x` as bins: 0 is missing, a number's go up from 1, a category's is its place."""
     for f in range(x.shape[1]):
         if plan[f, PLACE] >= 0:
-            bins[place, f] = place_of(x[i, f], n_codes)
+            bins[f, place] = place_of(x[i, f], n_codes)
         elif math.isnan(x[i, f]):
-            bins[place, f] = 0
+            bins[f, place] = 0
         else:
             low, high = 0, plan[f, BINS] - 1
             while low < high:
@@ -61,7 +63,7 @@ def bin_row(x, i, edges, plan, n_codes, bins, place):
                     low = middle + 1
                 else:
                     high = middle
-            bins[place, f] = 1 + low
+            bins[f, place] = 1 + low
 
 
 @kernel("void(f8[:,::1], f8[:,::1], i8[:,::1], i8, u2[:,::1])")
@@ -91,6 +93,17 @@ def find_leaf(nodes, ranks, plan, tree, x, i):
             node = child + 1
         else:
             node = child + int(nodes[tree, node, HEAVY])
+
+
+@kernel("void(f8[:,::1], i8, i8, f8[:,:,::1], u1[:,:,::1], i8[:,::1], u1[:,::1])")
+def find_leaves(rows, first, n, nodes, ranks, plan, leaf_of):
+    """The leaf that each of the `n` rows from `first` on falls into, for every tree there is."""
+    for tree in range(nodes.shape[0]):
+        if nodes[tree, 0, CHILD] < 0.0:
+            continue
+        for i in range(first, first + n):
+            row = i % rows.shape[0]
+            leaf_of[tree, row] = find_leaf(nodes, ranks, plan, tree, rows, row)
 
 
 @subkernel
@@ -143,39 +156,39 @@ def draw_direction(direction, strength, one_class, random):
 
 
 @kernel(
-    "i8(i8, i8, i8, f8[:,::1], f8[::1], f8[::1], f8[:,::1], f8[:,:,::1], f8[:,:,::1], u1[:,:,::1], i8[:,::1],"
-    "f8[::1], f8[::1], u8[::1], i4[::1], f8[:,::1], f8[:,::1], f8[:,::1], i8[::1])"
+    "i8(i8, i8, i8, f8[::1], f8[::1], f8[:,::1], f8[:,:,::1], f8[:,:,::1], u1[:,::1], f8[::1], f8[::1],"
+    "u8[::1], i4[::1], i4[::1], f8[:,::1], f8[:,::1], f8[:,::1], i8, i8[::1])"
 )
 def draw(
     tree,
     first,
     n,
-    rows,
     targets,
     weights,
     scores,
     nodes,
     values,
-    ranks,
-    plan,
+    leaf_of,
     base,
     options,
     random,
     order,
+    spare,
     slopes,
     gradients,
     directions,
+    n_features,
     features,
 ):
     """Take the old tree out of the scores, draw rows and features for a new one, find the rows' gradients.
 
-    The window is the `n` rows from `first` on, in the ring `rows`. order: the rows drawn; returns how many.
-    slopes: [rows, scores], the loss's derivatives at each row; gradients: [rows, 2], derivative and curvature
-    along the drawn direction, times the row's weight. directions: scratch [2, scores]. options[OWN] is 0 for
-    classes, else the residual beyond which a number's loss goes on as a straight line (Huber).
+    The window is the `n` rows from `first` on, in a ring. order: the rows drawn, then the others; returns how
+    many were drawn. leaf_of [trees, rows]: the leaf that a row fell into. slopes: [rows, scores], the loss's
+    derivatives at each row; gradients: [rows, 2], derivative and curvature along the drawn direction, times
+    the row's weight. directions: scratch [2, scores]. options[OWN] is 0 for classes, else the residual beyond
+    which a number's loss goes on as a straight line (Huber).
     """
-    capacity = rows.shape[0]
-    n_scores = scores.shape[1]
+    capacity, n_scores = scores.shape
     reach = options[OWN]
     strength, direction = directions[0], directions[1]
     drawn = 0
@@ -183,12 +196,15 @@ def draw(
     for i in range(n):
         row = (first + i) % capacity
         if is_used:
-            leaf = find_leaf(nodes, ranks, plan, tree, rows, row)
+            leaf = leaf_of[tree, row]
             for k in range(n_scores):
                 scores[row, k] -= values[tree, leaf, k]
-        if next_uniform(random) < options[SUBSAMPLE]:
-            order[drawn] = row
-            drawn += 1
+        is_drawn = next_uniform(random) < options[SUBSAMPLE]
+        order[drawn] = row
+        spare[i - drawn] = row
+        drawn += is_drawn
+    for i in range(n - drawn):
+        order[drawn + i] = spare[i]
     for k in range(n_scores):
         strength[k] = 1e-9
     for i in range(drawn):
@@ -218,8 +234,8 @@ def draw(
         gradients[row, 1] = weights[row] * h
     wanted = features.shape[0]
     chosen = 0
-    for feature in range(rows.shape[1]):
-        left = rows.shape[1] - feature
+    for feature in range(n_features):
+        left = n_features - feature
         if chosen < wanted and next_uniform(random) * left < wanted - chosen:
             features[chosen] = feature
             chosen += 1
@@ -233,7 +249,7 @@ def sum_codes(totals, order, n, bins, feature, gradients):
         totals[place, 0] = totals[place, 1] = 0.0
     for i in range(n):
         row = order[i]
-        place = int(bins[row, feature])
+        place = int(bins[feature, row])
         totals[place, 0] += gradients[row, 0]
         totals[place, 1] += gradients[row, 1]
 
@@ -285,26 +301,33 @@ def rank_codes(ranks, tree, category, n_bins, totals, order, smoothing):
 
 
 @subkernel
-def bin_of(bins, row, feature, ranks, tree, plan):
-    place = plan[feature, PLACE]
-    b = int(bins[row, feature])
-    return int(ranks[tree, place, b]) if place >= 0 else b
+def fill_histogram(histograms, leaf, order, start, count, bins, features, ranks, tree, plan, gradients, near):
+    """Sums of gradients and curvatures a bin, feature by feature: what a row needs lies side by side then.
 
-
-@subkernel
-def fill_histogram(histograms, leaf, order, start, count, bins, features, ranks, tree, plan, gradients):
+    near: scratch [rows, 2], the stretch's own gradients.
+    """
+    for i in range(count):
+        near[i, 0] = gradients[order[start + i], 0]
+        near[i, 1] = gradients[order[start + i], 1]
     for s in range(features.shape[0]):
-        for b in range(plan[features[s], BINS] + 1):
-            histograms[leaf, s, b, 0] = 0.0
-            histograms[leaf, s, b, 1] = 0.0
-    for i in range(start, start + count):
-        row = order[i]
-        g = gradients[row, 0]
-        h = gradients[row, 1]
-        for s in range(features.shape[0]):
-            b = bin_of(bins, row, features[s], ranks, tree, plan)
-            histograms[leaf, s, b, 0] += g
-            histograms[leaf, s, b, 1] += h
+        feature = features[s]
+        place = plan[feature, PLACE]
+        sums = histograms[leaf, s]
+        of = bins[feature]
+        for b in range(plan[feature, BINS] + 1):
+            sums[b, 0] = 0.0
+            sums[b, 1] = 0.0
+        if place >= 0:
+            rank = ranks[tree, place]
+            for i in range(count):
+                b = rank[of[order[start + i]]]
+                sums[b, 0] += near[i, 0]
+                sums[b, 1] += near[i, 1]
+        else:
+            for i in range(count):
+                b = of[order[start + i]]
+                sums[b, 0] += near[i, 0]
+                sums[b, 1] += near[i, 1]
 
 
 @subkernel
@@ -343,22 +366,24 @@ def find_split(histograms, records, leaf, features, plan, options):
 
 
 @subkernel
-def part_rows(order, spare, records, leaf, bins, feature, ranks, tree, plan):
-    """Bring the rows that go left to the front of the leaf's stretch of `order`; gives how many."""
-    start = int(records[leaf, START])
-    count = int(records[leaf, COUNT])
+def part_rows(order, spare, start, count, record, bins, feature, ranks, tree, plan):
+    """Bring the rows that go left to the front of a stretch of `order`; gives how many.
+
+    Both sides are written and one counts: which way a row goes cannot be foretold, and a wrong guess of the
+    processor costs more than a write.
+    """
     n_left = 0
-    n_right = 0
-    for i in range(start, start + count):
-        row = order[i]
-        b = bin_of(bins, row, feature, ranks, tree, plan)
-        if (records[leaf, MISSING_LEFT] == 1.0) if b == 0 else (b <= records[leaf, BIN]):
-            order[start + n_left] = row
-            n_left += 1
-        else:
-            spare[n_right] = row
-            n_right += 1
-    for i in range(n_right):
+    place = plan[feature, PLACE]
+    of = bins[feature]
+    missing_left = record[MISSING_LEFT] == 1.0
+    last = int(record[BIN])
+    for i in range(count):
+        row = order[start + i]
+        b = int(of[row]) if place < 0 else int(ranks[tree, place, of[row]])
+        order[start + n_left] = row
+        spare[i - n_left] = row
+        n_left += (b <= last) & ((b > 0) | missing_left)
+    for i in range(count - n_left):
         order[start + n_left + i] = spare[i]
     return n_left
 
@@ -372,8 +397,8 @@ def set_leaf(nodes, tree, node, leaf):
 
 
 @kernel(
-    "i8(i8, f8[:,:,::1], u1[:,:,::1], i4[::1], i4[::1], i8, u2[:,::1], f8[:,::1], i8[:,::1], f8[:,::1],"
-    "i8[::1], f8[:,:,:,::1], f8[:,::1], f8[:,::1], f8[::1])"
+    "i8(i8, f8[:,:,::1], u1[:,:,::1], i4[::1], i4[::1], i8, i8, u2[:,::1], f8[:,::1], i8[:,::1], f8[:,::1],"
+    "f8[:,::1], i8[::1], f8[:,:,:,::1], f8[:,::1], f8[:,::1], f8[::1])"
 )
 def grow(
     tree,
@@ -382,10 +407,12 @@ def grow(
     order,
     spare,
     n,
+    n_all,
     bins,
     edges,
     plan,
     gradients,
+    near,
     features,
     histograms,
     records,
@@ -394,8 +421,9 @@ def grow(
 ):
     """Grow one tree over the rows order[:n], always at the leaf that gains most; returns how many leaves.
 
-    Afterwards each leaf's record tells its stretch of `order`. histograms: scratch [leaves, features drawn,
-    bins + 1, 2]; totals: scratch [codes + 1, 2].
+    Afterwards each leaf's record tells its stretch of `order`, and that of the other rows, order[n:n_all].
+    histograms: scratch [leaves, features drawn, bins + 1, 2]; totals: scratch [codes + 1, 2]; near: scratch
+    [rows, 2].
     """
     for s in range(features.shape[0]):
         place = plan[features[s], PLACE]
@@ -411,9 +439,10 @@ def grow(
     # What the best of many splits of pure noise gains is a few times the gradients' variance.
     least_gain = options[GAIN_MIN] * squares / max(H, 1e-300)
     records[0, START], records[0, COUNT], records[0, NODE] = 0.0, n, 0.0
+    records[0, REST_START], records[0, REST_COUNT] = n, n_all - n
     records[0, GRADIENT], records[0, HESSIAN] = G, H
     set_leaf(nodes, tree, 0, 0)
-    fill_histogram(histograms, 0, order, 0, n, bins, features, ranks, tree, plan, gradients)
+    fill_histogram(histograms, 0, order, 0, n, bins, features, ranks, tree, plan, gradients, near)
     find_split(histograms, records, 0, features, plan, options)
     new = 1
     while new < records.shape[0]:
@@ -424,11 +453,14 @@ def grow(
         if not records[old, GAIN] > least_gain:
             break
         feature = features[int(records[old, SLOT])]
-        n_left = part_rows(order, spare, records, old, bins, feature, ranks, tree, plan)
-        n_right = int(records[old, COUNT]) - n_left
+        start, count = int(records[old, START]), int(records[old, COUNT])
+        n_left = part_rows(order, spare, start, count, records[old], bins, feature, ranks, tree, plan)
+        n_right = count - n_left
         if n_left == 0 or n_right == 0:
             records[old, GAIN] = 0.0
             continue
+        start, count = int(records[old, REST_START]), int(records[old, REST_COUNT])
+        rest_left = part_rows(order, spare, start, count, records[old], bins, feature, ranks, tree, plan)
         node, pair = int(records[old, NODE]), 2 * new - 1
         b = int(records[old, BIN])
         nodes[tree, node, FEATURE] = feature
@@ -442,6 +474,8 @@ def grow(
         set_leaf(nodes, tree, pair + 1, new)
         records[new, START], records[new, COUNT] = records[old, START] + n_left, n_right
         records[old, COUNT] = n_left
+        records[new, REST_START], records[new, REST_COUNT] = start + rest_left, count - rest_left
+        records[old, REST_COUNT] = rest_left
         records[old, NODE], records[new, NODE] = pair, pair + 1
         for k in range(2):
             left = records[old, LEFT_GRADIENT + k]
@@ -450,7 +484,9 @@ def grow(
         # Only the smaller child's rows are read; the other's histogram is the difference.
         small = old if n_left <= n_right else new
         start, count = int(records[small, START]), int(records[small, COUNT])
-        fill_histogram(histograms, new, order, start, count, bins, features, ranks, tree, plan, gradients)
+        fill_histogram(
+            histograms, new, order, start, count, bins, features, ranks, tree, plan, gradients, near
+        )
         for s in range(features.shape[0]):
             for b in range(plan[features[s], BINS] + 1):
                 for k in range(2):
@@ -467,51 +503,42 @@ def grow(
 
 
 @kernel(
-    "void(i8, i8, i8, i8, f8[:,::1], f8[::1], f8[::1], f8[:,::1], f8[:,:,::1], f8[:,:,::1], u1[:,:,::1],"
-    "i8[:,::1], f8[::1], i4[::1], f8[:,::1], f8[:,::1])"
+    "void(i8, i8, f8[::1], f8[::1], f8[:,::1], f8[:,:,::1], u1[:,::1], f8[::1], i4[::1], f8[:,::1],"
+    "f8[:,::1], f8[:,::1])"
 )
-def settle(
-    tree,
-    leaves,
-    first,
-    n,
-    rows,
-    targets,
-    weights,
-    scores,
-    nodes,
-    values,
-    ranks,
-    plan,
-    options,
-    order,
-    slopes,
-    records,
-):
-    """Give the leaves of a grown tree their answers (a Newton step each) and add them to the scores."""
-    capacity = rows.shape[0]
+def settle(tree, leaves, targets, weights, scores, values, leaf_of, options, order, slopes, records, sums):
+    """Give the leaves of a grown tree their answers (a Newton step each) and add them to the scores.
+
+    sums: scratch [2, scores].
+    """
     n_scores = scores.shape[1]
     for leaf in range(leaves):
         start = int(records[leaf, START])
+        stop = start + int(records[leaf, COUNT])
         for k in range(n_scores):
-            g = h = 0.0
-            for i in range(start, start + int(records[leaf, COUNT])):
-                row = order[i]
-                g += weights[row] * slopes[row, k]
-                if options[OWN] > 0.0:
-                    h += weights[row]
+            sums[0, k] = sums[1, k] = 0.0
+        for i in range(start, stop):
+            row = order[i]
+            label = -1 if options[OWN] > 0.0 else int(targets[row])
+            for k in range(n_scores):
+                sums[0, k] += weights[row] * slopes[row, k]
+                if label < 0:
+                    sums[1, k] += weights[row]
                 else:
-                    p = slopes[row, k] + (1.0 if k == int(targets[row]) else 0.0)
-                    h += weights[row] * p * (1.0 - p)
-            step = -options[RATE] * g / (h + options[RIDGE])
+                    p = slopes[row, k] + (1.0 if k == label else 0.0)
+                    sums[1, k] += weights[row] * p * (1.0 - p)
+        for k in range(n_scores):
+            step = -options[RATE] * sums[0, k] / (sums[1, k] + options[RIDGE])
             if options[OWN] == 0.0:
                 # The scores of all classes move at once, so each has to go only so far.
                 step *= (n_scores - 1.0) / n_scores
                 step = min(max(step, -FARTHEST_STEP), FARTHEST_STEP)
             for m in range(k, values.shape[2], n_scores):
                 values[tree, leaf, m] = step
-    for i in range(n):
-        row = (first + i) % capacity
-        leaf = find_leaf(nodes, ranks, plan, tree, rows, row)
-        for k in range(n_scores):
-            scores[row, k] += values[tree, leaf, k]
+        for part in range(2):
+            start = int(records[leaf, REST_START if part else START])
+            for i in range(start, start + int(records[leaf, REST_COUNT if part else COUNT])):
+                row = order[i]
+                leaf_of[tree, row] = leaf
+                for k in range(n_scores):
+                    scores[row, k] += values[tree, leaf, k]

@@ -28,6 +28,7 @@ class Options(NamedTuple):
     delta: float
     tie: float
     leaves_max: int
+    cells_max: int
     state_bytes_max: int
     warning_delta: float
     drift_delta: float
@@ -67,6 +68,8 @@ class Member:
         """Go on with more columns, classes, slots, buckets and features."""
         n = len(self.leaves)
         known = len(self.scale)
+        if shape[1] < self.slots.shape[1]:
+            self.narrow(shape[1])
         self.leaves = enlarged(self.leaves, (n, columns))
         slots = enlarged(self.slots, (n, shape[1]), -1)
         # The places that leaves gain go to the new features; a leaf that starts later chooses among all.
@@ -77,6 +80,12 @@ class Member:
         self.slots = slots
         self.observers = enlarged(self.observers, (n, *shape))
         self.scale = enlarged(self.scale, (n_features, 3))
+
+    def narrow(self, n_slots: int) -> None:
+        """Watch fewer features: of each leaf's own, in ascending order, some at even distances."""
+        kept = np.arange(n_slots) * self.slots.shape[1] // n_slots
+        self.slots = np.ascontiguousarray(self.slots[:, kept])
+        self.observers = np.ascontiguousarray(self.observers[:, :, kept])
 
     def n_bytes(self) -> int:
         return total_bytes(*(getattr(self, name) for name in self.NAMES))
@@ -103,7 +112,8 @@ class Members:
         self.layout = layout
         self.capacities = np.array(layout.capacities, dtype=np.int64)
         buckets = min(tree.BUCKETS, max((0, *layout.capacities)))
-        wanted = round(o.max_features * layout.n_features)
+        affordable = o.cells_max // (o.members * max(1, layout.n_classes))
+        wanted = min(round(o.max_features * layout.n_features), affordable)
         n_slots = min(layout.n_features, max(1, wanted))
         self.columns, self.shape = self.kernels.sizes(
             n_slots, layout.n_features, layout.n_classes, NUMBER in layout.kinds, buckets
@@ -112,8 +122,7 @@ class Members:
         # A leaf's observers, its columns and slots, and two nodes. Two trees a member, and doubling may have
         # made room for twice as many as there are.
         leaf_bytes = 8 * (int(np.prod(self.shape)) + self.columns + 8) + 4 * n_slots
-        affordable = o.state_bytes_max // (4 * o.members * leaf_bytes)
-        leaves_max = max(2, min(o.leaves_max, affordable))
+        leaves_max = max(2, min(o.leaves_max, o.state_bytes_max // (4 * o.members * leaf_bytes)))
         self.numbers = np.array(
             [o.grace, o.delta, o.tie, leaves_max, o.warning_delta, o.drift_delta, o.fading], dtype=np.float64
         )

@@ -143,8 +143,8 @@ def share_out(shares, likelihoods):
 
 @kernel(
     "i8(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], i8, f8[:,::1], u2[:,::1], f8[::1], f8[::1],"
-    "f8[:,::1], f8[:,::1], i8[:,::1], f8[:,:,::1], f8[:,:,::1], u1[:,:,::1], f8[::1], f8[::1], f8[::1],"
-    "f8[::1], i8[::1], f8[::1], f8[::1], f8[::1], i4[::1], f8[:,::1])"
+    "f8[:,::1], f8[:,::1], i8[:,::1], f8[:,:,::1], f8[:,:,::1], u1[:,:,::1], u1[:,::1], f8[::1], f8[::1],"
+    "f8[::1], f8[::1], i8[::1], f8[::1], f8[::1], f8[::1], i4[::1], f8[:,::1])"
 )
 def walk(
     x,
@@ -163,6 +163,7 @@ def walk(
     nodes,
     values,
     ranks,
+    leaf_of,
     counts,
     base,
     shares,
@@ -227,6 +228,8 @@ def walk(
         weights[place] = weight[i]
         for k in range(n_scores):
             scores[place, k] = sums[k]
+        for t in range(planted):
+            leaf_of[t, place] = found[t]
         counters[LEARNED] += 1
         counters[IN_WINDOW] = min(counters[IN_WINDOW] + 1, capacity)
 
@@ -370,25 +373,33 @@ class Boosting:
         self._directions = np.zeros((2, n_scores))
         self._work = np.zeros((4, len(self.shares) * n_scores))
         self._set_rows()
+        self._find_leaves()
 
     def _set_rows(self) -> None:
         """Scratch that has a place a row, and the rows' bins, which follow from the edges."""
         n, n_scores = self.scores.shape
         self._order = np.zeros(n, dtype=np.int32)
         self._spare = np.zeros(max(n, self.ranks.shape[2]), dtype=np.int32)
-        self._gradients = np.zeros((n, 2))
+        self._gradients, self._near = np.zeros((n, 2)), np.zeros((n, 2))
         self._slopes = np.zeros((n, n_scores))
-        self._bins = np.zeros(self.rows.shape, dtype=np.uint16)
+        self._bins = np.zeros(self.rows.shape[::-1], dtype=np.uint16)
         trees.bin_rows(self.rows, self.edges, self.plan, self.ranks.shape[2] - 1, self._bins)
+
+    def _find_leaves(self) -> None:
+        """Which leaf of each tree each row fell into; follows from the rows and trees, so it is no state."""
+        self._leaf_of = np.zeros((self._config.trees, len(self.rows)), dtype=np.uint8)
+        n = int(self.counters[IN_WINDOW])
+        first = int(self.counters[LEARNED]) - n
+        trees.find_leaves(self.rows, first, n, self.nodes, self.ranks, self.plan, self._leaf_of)
 
     def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
         start = 0
         while True:
             start = walk(
                 x, y, op, weight, out, start, self.rows, self._bins, self.targets, self.weights, self.scores,
-                self.edges, self.plan, self.nodes, self.values, self.ranks, self.counts, self._base,
-                self.shares, self.adwin, self.counters, self.moving, self._options, self._rates, self._found,
-                self._work,
+                self.edges, self.plan, self.nodes, self.values, self.ranks, self._leaf_of, self.counts,
+                self._base, self.shares, self.adwin, self.counters, self.moving, self._options, self._rates,
+                self._found, self._work,
             )  # fmt: skip
             if start == len(x):
                 return
@@ -410,18 +421,18 @@ class Boosting:
         else:
             self._base[:] = np.log((self.counts + 0.5) / (self.counts + 0.5).sum())
         drawn = trees.draw(
-            tree, first, n, self.rows, self.targets, self.weights, self.scores, self.nodes, self.values,
-            self.ranks, self.plan, self._base, self._fit_options, self.random, self._order, self._slopes,
-            self._gradients, self._directions, self._features,
+            tree, first, n, self.targets, self.weights, self.scores, self.nodes, self.values, self._leaf_of,
+            self._base, self._fit_options, self.random, self._order, self._spare, self._slopes,
+            self._gradients, self._directions, len(self.plan), self._features,
         )  # fmt: skip
         leaves = trees.grow(
-            tree, self.nodes, self.ranks, self._order, self._spare, drawn, self._bins, self.edges, self.plan,
-            self._gradients, self._features, self._histograms, self._records, self._totals,
-            self._fit_options,
+            tree, self.nodes, self.ranks, self._order, self._spare, drawn, n, self._bins, self.edges,
+            self.plan, self._gradients, self._near, self._features, self._histograms, self._records,
+            self._totals, self._fit_options,
         )  # fmt: skip
         trees.settle(
-            tree, leaves, first, n, self.rows, self.targets, self.weights, self.scores, self.nodes,
-            self.values, self.ranks, self.plan, self._fit_options, self._order, self._slopes, self._records,
+            tree, leaves, self.targets, self.weights, self.scores, self.values, self._leaf_of,
+            self._fit_options, self._order, self._slopes, self._records, self._directions,
         )  # fmt: skip
         self.counters[NEXT_TREE] = (tree + 1) % self._config.trees
         self.counters[PLANTED] = max(self.counters[PLANTED], tree + 1)
@@ -435,6 +446,7 @@ class Boosting:
             self.rows = enlarged(self.rows, (n, self.rows.shape[1]))
             self.scores = enlarged(self.scores, (n, self.scores.shape[1]))
             self.targets = enlarged(self.targets, (n,))
+            self._leaf_of = enlarged(self._leaf_of, (len(self._leaf_of), n))
             self.weights = enlarged(self.weights, (n,))
         latest = np.arange(max(0, learned - min(int(self.counters[IN_WINDOW]), SAMPLE_ROWS)), learned)
         sample = self.rows[latest % n]
@@ -465,6 +477,7 @@ class Boosting:
     def load_state(self, state: State) -> None:
         unpack(self, self._STATE, state)
         self._set_rows()
+        self._find_leaves()
 
     def vitals(self) -> Vitals:
         arrays = [getattr(self, name) for name in self._STATE[1:]]

@@ -1,11 +1,12 @@
 """Adaptive random forest: bagged Hoeffding trees, each replaced when its own error rises.
 
 *How*: every tree (see `hoeffding_tree`) learns a row Poisson(`bagging`) times, and every leaf watches a
-random share `max_features` of the features. ADWIN on a tree's own errors warns at `warning_delta`: a new tree
-starts to grow in the background; at `drift_delta` it replaces the old one. Trees vote with probabilities
-weighed by fading accuracy; for regression with answers weighed by 1 / (fading absolute error)^2. Naive Bayes
-in the leaves starts each class's variance from the leaf's own spread, and its scores are tempered for the
-number of features: worth 1 to 10 points over plain naive Bayes leaves, most with many classes.
+random share `max_features` of the features (fewer when features and classes are many: `cells_max`). ADWIN on
+a tree's own errors warns at `warning_delta`: a new tree starts to grow in the background; at `drift_delta` it
+replaces the old one. Trees vote with probabilities weighed by fading accuracy; for regression with answers
+weighed by 1 / (fading absolute error)^2. Naive Bayes in the leaves starts each class's variance from the
+leaf's own spread, and its scores are tempered for the number of features: worth 1 to 10 points over plain
+naive Bayes leaves, most with many classes.
 
 *Use it when* the concept drifts, features interact, and some microseconds a row are there.
 *Do not use it when* the target is a smooth sum of many features (`linear`), or neighbours decide (`knn`).
@@ -41,6 +42,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When the bound falls below this, the best feature is taken though another is as good."""
     leaves_max: Annotated[int, msgspec.Meta(ge=2)] = 2000
     """Leaves a tree; a full tree goes on learning in the leaves it has."""
+    cells_max: Annotated[int, msgspec.Meta(ge=1)] = 10_000
+    """Sums (trees x features that a leaf watches x classes) that a row may touch; leaves watch fewer features
+    for it."""
     state_bytes_max: Annotated[int, msgspec.Meta(ge=1_000_000)] = 60_000_000
     """Bound on the bytes of the whole forest; trees stay smaller for it."""
     warning_delta: Annotated[float, msgspec.Meta(gt=0, lt=1)] = 0.01
@@ -68,6 +72,7 @@ class Forest:
             delta=config.delta,
             tie=config.tie,
             leaves_max=config.leaves_max,
+            cells_max=config.cells_max,
             state_bytes_max=config.state_bytes_max,
             warning_delta=config.warning_delta,
             drift_delta=config.drift_delta,

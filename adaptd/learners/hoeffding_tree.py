@@ -40,6 +40,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """When the bound falls below this, the best feature is taken though another is as good."""
     leaves_max: Annotated[int, msgspec.Meta(ge=2, le=1_000_000)] = 2000
     """A full tree goes on learning in the leaves it has."""
+    cells_max: Annotated[int, msgspec.Meta(ge=1)] = 5_000
+    """Sums (features x classes) that a row may touch; above that each leaf watches a random choice."""
     state_bytes_max: Annotated[int, msgspec.Meta(ge=100_000)] = 30_000_000
     """Bound on the bytes of the tree; it stops splitting before."""
 
@@ -61,6 +63,7 @@ class HoeffdingTree:
             delta=config.delta,
             tie=config.tie,
             leaves_max=config.leaves_max,
+            cells_max=config.cells_max,
             state_bytes_max=config.state_bytes_max,
             warning_delta=0.0,
             drift_delta=0.0,
