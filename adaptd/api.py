@@ -96,17 +96,17 @@ class Api:
             return Route(path, handler, methods=["POST"])
 
         routes = [
-            Route("/v1/openapi.json", self.openapi),
-            Route("/v1/status", self.status),
-            Route("/v1/learners", self.learners),
-            Route("/v1/journal", self.entries),
-            Route("/v1/history", self.past),
-            post("/v1/predict", self.predict),
-            post("/v1/learn", self.learn),
-            post("/v1/label", self.label),
-            post("/v1/checkpoint", self.checkpoint),
-            post("/v1/reload", self.reload),
-            post("/v1/learners/{name}/{action}", self.command),
+            Route("/api/v1/openapi.json", self.openapi),
+            Route("/api/v1/status", self.status),
+            Route("/api/v1/learners", self.learners),
+            Route("/api/v1/journal", self.entries),
+            Route("/api/v1/history", self.past),
+            post("/api/v1/predict", self.predict),
+            post("/api/v1/learn", self.learn),
+            post("/api/v1/label", self.label),
+            post("/api/v1/checkpoint", self.checkpoint),
+            post("/api/v1/reload", self.reload),
+            post("/api/v1/learners/{name}/{action}", self.command),
         ]
         inner = Starlette(routes=routes, exception_handlers={HTTPException: refused, Exception: failed})
         return Guard(self, inner)

@@ -3,6 +3,7 @@
 import http.client
 import json
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 from adaptd import api
 from adaptd import config as configuration
 from adaptd.errors import ConfigError
+from adaptd.http import bound
 from tests import streams
 from tests.lanes import Bench
 from tests.services import POOL, Running
@@ -347,3 +349,10 @@ def test_schemathesis_finds_nothing(tmp_path):
             capture_output=True, timeout=300, cwd=tmp_path,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout.decode()[-8000:]
+
+
+def test_answers_do_not_wait_for_acknowledgements():
+    """asyncio switches Nagle's algorithm off for sockets that name their protocol, and for no others."""
+    listening = bound("127.0.0.1:0", "127.0.0.1", 0)
+    assert listening.proto == socket.IPPROTO_TCP
+    listening.close()
