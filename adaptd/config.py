@@ -146,6 +146,13 @@ class ControlConfig(Section, frozen=True):
     """A learner whose predictions are the output, whatever the controller says."""
 
 
+class OutputConfig(Section, frozen=True):
+    """[output]: what a prediction tells beside itself."""
+
+    explain: bool = False
+    """Whether JSON lines and the API's replies say what each learner contributed to the prediction."""
+
+
 class Config(Section, frozen=True):
     """The whole configuration."""
 
@@ -155,6 +162,7 @@ class Config(Section, frozen=True):
     """[source]: `kind` and its options."""
     sink: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "stdout"})
     """[sink]: `kind`, `format` (json or csv) and its options."""
+    output: OutputConfig = OutputConfig()
     fields: Fields = Fields()
     """[fields]: which names of a record mean what."""
     schema: SchemaConfig = SchemaConfig()
@@ -183,8 +191,9 @@ COMPONENTS: dict[str, tuple[str, dict[str, type]]] = {
 }
 
 
-# What an output line has of its own.
+# What an output line has of its own, and what it has when it is asked for.
 OUTPUT_KEYS = ("id", "prediction", "proba", "learner", "row")
+EXPLAIN_KEYS = ("contributions", "bias", "against")
 # Keys of [pool.learners.NAME] that the pool reads: predicts and learns no more; sees the last labels.
 LEARNER_KEYS: dict[str, type] = {"frozen": bool, "lagged": bool}
 
@@ -289,12 +298,18 @@ def between_keys(config: Config) -> list[str]:
                 f"fields.{role} must be another name than fields.{other}; got {fields[role]!r} for both. "
                 "Rename one, or set the one that you do not have to ''."
             )
+    own_keys = (*OUTPUT_KEYS, *(EXPLAIN_KEYS if config.output.explain else ()))
     for name in config.fields.echo:
-        if name in OUTPUT_KEYS:
+        if name in own_keys:
             faults.append(
-                f"fields.echo must be without {', '.join(OUTPUT_KEYS)}; got {name!r}. "
+                f"fields.echo must be without {', '.join(own_keys)}; got {name!r}. "
                 "Rename the field: the output has one of this name."
             )
+    if config.output.explain and config.sink.get("format") == "csv":
+        faults.append(
+            "output.explain must be false when sink.format is 'csv'; got True. A CSV line has the same "
+            "columns whatever is asked for; choose json."
+        )
     if "blend" in config.pool.learners:
         faults.append(
             "pool.learners.blend must have another name; got 'blend'. The blend of all is called so."

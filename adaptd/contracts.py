@@ -170,6 +170,21 @@ class Controller(Protocol):
     def load_state(self, state: State) -> None: ...
 
 
+class Explaining(Protocol):
+    """A controller may have this too: it can say who contributed what to a prediction."""
+
+    def step_explained(
+        self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats, parts: Floats
+    ) -> None:
+        """As `Controller.step`, to the same bits; also writes `parts` [n, n_learners + 1] where PREDICT is.
+
+        Entry k is what learner k brings to the whole, 0 when it is asleep; the last one is the bias, what no
+        learner brings. The entries add up to the whole: in classification the log-odds of the predicted
+        class against the next one, log(p[a] / p[b]), probabilities of less than 1e-15 counted as that (0
+        as long as only one class is known); in regression the predicted number. NaN where `out` is.
+        """
+
+
 REJECT_REASONS = (
     "bad_encoding", "bad_feature", "bad_id", "bad_label", "bad_quoting", "bad_weight", "label_without_id",
     "no_features", "not_an_object", "not_json", "sparse_row", "too_long", "too_many_classes", "unknown_id",

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from adaptd import commands, events, rates, reload, schema
+from adaptd import commands, events, explain, rates, reload, schema
 from adaptd import config as configuration
 from adaptd.answers import Answers, merged
 from adaptd.contracts import (
@@ -121,15 +121,24 @@ class Lane:
     def preview(self, rows: Rows) -> Answers:
         """What would be said of `rows` now; changes nothing. Columns and texts never met are missing."""
         n = rows.n
-        x, blend = self.schema.encode_known(rows), np.full((n, self.layout.width), np.nan)
-        predictions = self.pool.preview(x, self.lags.now(n))
-        self.controller.step(
-            predictions, np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n), blend
-        )
+        predictions = self.pool.preview(self.schema.encode_known(rows), self.lags.now(n))
+        asked = np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
+        blend, parts = self.blended(predictions, *asked)
+        names = [] if parts is None else self.pool.names
+        return Answers(rows.ids, 1, blend, self.layout.task, self.speaker_name, None, parts, names)
+
+    def blended(
+        self, predictions: Floats, y: Floats, op: Bytes, weight: Floats
+    ) -> tuple[Floats, Floats | None]:
+        """What is said of each operation, and who contributed what, where `output.explain` asks for it."""
+        blend, wanted = np.full((len(op), self.layout.width), np.nan), self.config.output.explain
+        parts = explain.blend(self.controller, wanted, predictions, y, op, weight, blend)
         if self.pinned != NONE:
-            spoken = ~np.isnan(predictions[self.pinned]).any(axis=1)
-            blend[spoken] = predictions[self.pinned][spoken]
-        return Answers(rows.ids, 1, blend, self.layout.task, self.speaker_name, None)
+            pinned = predictions[self.pinned]
+            spoken = ((op & PREDICT) != 0) & ~np.isnan(pinned).any(axis=1)
+            blend[spoken] = pinned[spoken]
+            explain.credit(parts, spoken, self.pinned, pinned[spoken], self.layout.task)
+        return blend, parts
 
     @property
     def speaker(self) -> int:
@@ -165,12 +174,7 @@ class Lane:
         if late is not None:
             predictions[:, late.waited] = self.labels.predictions[late.slots].swapaxes(0, 1)
             predictions[:, late.here] = predictions[:, late.origins]
-        blend = np.full((len(op), self.layout.width), np.nan)
-        self.controller.step(predictions, y, op, weight, blend)
-        if self.pinned != NONE:
-            pinned = predictions[self.pinned]
-            spoken = ((op & PREDICT) != 0) & ~np.isnan(pinned).any(axis=1)
-            blend[spoken] = pinned[spoken]
+        blend, parts = self.blended(predictions, y, op, weight)
         if late is not None:
             blend[late.waited] = self.labels.blend[late.slots]
             blend[late.here] = blend[late.origins]
@@ -179,7 +183,7 @@ class Lane:
             self.labels.predictions[slot[waits]] = predictions[:, waits].swapaxes(0, 1)
             self.labels.blend[slot[waits]] = blend[waits]
 
-        answers = self.answers(rows, source, blend, late)
+        answers = self.answers(rows, source, blend, parts, late)
         self.rows += len(answers.ids)
         if late is not None:
             self.delays += [self.rows - row for row in self.labels.row[slot[late.is_late]].tolist()]
@@ -198,7 +202,9 @@ class Lane:
         x[late.here], weight[late.here] = x[late.origins], weight[late.origins]
         return x, weight
 
-    def answers(self, rows: Rows, source: Ints, blend: Floats, late: "Late | None") -> Answers:
+    def answers(
+        self, rows: Rows, source: Ints, blend: Floats, parts: Floats | None, late: "Late | None"
+    ) -> Answers:
         """What is said of the block's rows that asked."""
         if late is None:
             part = slice(int(source[0]), int(source[-1]) + 1)
@@ -206,8 +212,10 @@ class Lane:
         else:
             asked = source[~late.is_late].tolist()
             ids, echo = [rows.ids[i] for i in asked], rows.echo and [rows.echo[i] for i in asked]
-            values = blend[~late.is_late]
-        return Answers(ids, self.rows + 1, values, self.layout.task, self.speaker_name, echo)
+            values, parts = blend[~late.is_late], None if parts is None else parts[~late.is_late]
+        names = [] if parts is None else self.pool.names
+        speaker = self.speaker_name
+        return Answers(ids, self.rows + 1, values, self.layout.task, speaker, echo, parts, names)
 
     def origins(self, source: Ints, slot: Ints) -> Ints:
         """[n]: for a late label whose row came in this same block, that row's place; else NONE."""

@@ -202,7 +202,9 @@ def schemas() -> Schema:
     text: Schema = {"type": "string"}
     prediction = thing(
         {"prediction": SCALAR, "learner": text, "id": SCALAR, "row": COUNT,
-         "proba": {"type": "object", "additionalProperties": {"type": "number"}}},
+         "proba": {"type": "object", "additionalProperties": {"type": "number"}},
+         "contributions": {"type": ["object", "null"], "additionalProperties": {"type": "number"}},
+         "bias": NUMBER_OR_NULL, "against": SCALAR},
         ["prediction", "learner"],
     )  # fmt: skip
     learner = thing(

@@ -17,7 +17,7 @@ from adaptd.errors import CheckpointError
 # Keys, or sections with all that is in them.
 LANE_KEYS = (
     "pool.learners", "pool.lagged_labels", "pool.learner_bytes_max", "controller", "drift", "rates",
-    "control.pin", "journal.weights_rows",
+    "control.pin", "journal.weights_rows", "output",
 )  # fmt: skip
 AT_ONCE_KEYS = (
     "checkpoint.interval_seconds", "checkpoint.keep", "http.body_bytes_max", "http.requests_per_second",
@@ -114,6 +114,7 @@ def lane_part(config: Config) -> dict[str, Any]:
         "controller": tree["controller"],
         "drift": tree["drift"],
         "rates": tree["rates"],
+        "output": tree["output"],
         "pin": config.control.pin,
         "weights_rows": config.journal.weights_rows,
     }
@@ -128,6 +129,7 @@ def with_lane_part(config: Config, saved: dict[str, Any]) -> Config:
         controller=saved["controller"],
         drift=saved["drift"],
         rates=saved["rates"],
+        output=replace(config.output, **saved["output"]),
         control=replace(config.control, pin=saved["pin"]),
         journal=replace(config.journal, weights_rows=saved["weights_rows"]),
     )

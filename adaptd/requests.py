@@ -36,7 +36,8 @@ FIRST_PIECE_ROWS = 64
 HELD_BYTES_MAX = 4 << 20
 SPEED_FADE = 0.2
 
-ROW_NUMBER = re.compile(rb',"row":\d+\}$', re.M)
+# The number stands after the speaker, wherever that is: nothing else has this key and a text for a value.
+ROW_NUMBER = re.compile(rb'("learner":"(?:[^"\\]|\\.)*"),"row":\d+')
 
 
 class Request(msgspec.Struct):
@@ -210,7 +211,7 @@ class Desk:
             assert rows is not None
             stop = min(rows.n, request.at + self.preview_speed.rows(PIECE_SECONDS))
             answers = self.daemon.lane.preview(part(rows, request.at, stop))
-            request.lines += ROW_NUMBER.sub(b"}", self.spoken(answers)).splitlines()
+            request.lines += ROW_NUMBER.sub(rb"\1", self.spoken(answers)).splitlines()
             self.preview_speed.took(stop - request.at, clock.monotonic() - begun)
             request.at = stop
             if stop < rows.n:

@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Layout, State
 from adaptd.kernels.compile import kernel, subkernel
+from adaptd.kernels.explaining import NOT_ASKED, credit_alone
 from adaptd.kernels.mixing import (
     Title,
     all_finite,
@@ -71,9 +72,14 @@ class Champion:
     _names = ("seen", "rows")
 
     def step(self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        self.step_explained(predictions, y, op, weight, out, NOT_ASKED)
+
+    def step_explained(
+        self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats, parts: Floats
+    ) -> None:
         title = self.title
         _walk(
-            predictions, y, op, weight, out, self.classes, self.brier, title.means, title.counts,
+            predictions, y, op, weight, out, parts, self.classes, self.brier, title.means, title.counts,
             title.evidence, title.champion, self.seen, self.rows,
         )  # fmt: skip
 
@@ -118,10 +124,10 @@ def _speaks(champion, awake, means, counts):
 
 
 @kernel(
-    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], b1, b1,"
+    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], b1, b1,"
     "f8[::1], f8[::1], f8[:,::1], i8, f8[::1], i8[::1])"
 )
-def _walk(p, y, op, weight, out, classes, brier, means, counts, evidence, champion, seen, rows):
+def _walk(p, y, op, weight, out, parts, classes, brier, means, counts, evidence, champion, seen, rows):
     n_learners, n_rows, width = p.shape
     awake = np.zeros(n_learners, np.bool_)
     losses = np.zeros(n_learners)
@@ -132,6 +138,10 @@ def _walk(p, y, op, weight, out, classes, brier, means, counts, evidence, champi
         if op[i] & PREDICT:
             for c in range(width):
                 out[i, c] = p[speaker, i, c] if speaker >= 0 else np.nan
+            if parts.shape[0] > 0 and speaker >= 0:
+                credit_alone(p[speaker, i], speaker, parts[i])
+                if not classes:
+                    parts[i, speaker] = p[speaker, i, 0]
         if not op[i] & LEARN:
             continue
         rows[0] += 1

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Layout, State
 from adaptd.kernels.compile import kernel
+from adaptd.kernels.explaining import NOT_ASKED, log_mean, two_greatest
 from adaptd.kernels.mixing import (
     WEIGHT_MAX,
     Title,
@@ -83,15 +84,20 @@ class FixedShare:
     _names = ("shares", "seen", "set_aside", "rows")
 
     def step(self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        self.step_explained(predictions, y, op, weight, out, NOT_ASKED)
+
+    def step_explained(
+        self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats, parts: Floats
+    ) -> None:
         config, title = self.config, self.title
         if self.task == "classification":
             _walk_classes(
-                predictions, y, op, weight, out, config.share_rate, config.learning_rate, config.floor,
+                predictions, y, op, weight, out, parts, config.share_rate, config.learning_rate, config.floor,
                 self.shares, title.means, title.counts, title.evidence, title.champion, self.rows,
             )  # fmt: skip
         else:
             _walk_numbers(
-                predictions, y, op, weight, out, config.share_rate, config.learning_rate,
+                predictions, y, op, weight, out, parts, config.share_rate, config.learning_rate,
                 config.loss == "squared", self.shares, self.seen, title.means, title.counts,
                 title.evidence, title.champion, self.rows,
             )  # fmt: skip
@@ -125,7 +131,7 @@ class FixedShare:
 
 
 @kernel(
-    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8, f8, f8,"
+    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], f8, f8, f8,"
     "f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1])"
 )
 def _walk_classes(
@@ -134,6 +140,7 @@ def _walk_classes(
     op,
     weight,
     out,
+    parts,
     share_rate,
     learning_rate,
     floor,
@@ -160,6 +167,16 @@ def _walk_classes(
                 for n in range(n_learners):
                     if awake[n]:
                         out[i, c] += shares[n] / mass * ((1.0 - floor) * p[n, i, c] + floor / n_classes)
+            if parts.shape[0] > 0 and mass > 0.0:
+                for n in range(n_learners + 1):
+                    parts[i, n] = 0.0
+                if n_classes > 1:
+                    first, second = two_greatest(out[i])
+                    unit = log_mean(out[i, first], out[i, second])
+                    for n in range(n_learners):
+                        if awake[n]:
+                            gap = (1.0 - floor) * (p[n, i, first] - p[n, i, second])
+                            parts[i, n] = shares[n] / mass * gap / unit
         if not op[i] & LEARN:
             continue
         rows[0] += 1
@@ -178,7 +195,7 @@ def _walk_classes(
 
 
 @kernel(
-    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8, f8, b1,"
+    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], f8, f8, b1,"
     "f8[::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1])"
 )
 def _walk_numbers(
@@ -187,6 +204,7 @@ def _walk_numbers(
     op,
     weight,
     out,
+    parts,
     share_rate,
     learning_rate,
     squared,
@@ -215,6 +233,10 @@ def _walk_numbers(
                 blend += shares[n] * inputs[n]
         if op[i] & PREDICT:
             out[i, 0] = blend / mass if mass > 0.0 else np.nan
+            if parts.shape[0] > 0 and mass > 0.0:
+                parts[i, n_learners] = 0.0
+                for n in range(n_learners):
+                    parts[i, n] = shares[n] / mass * inputs[n] if awake[n] else 0.0
         if not op[i] & LEARN:
             continue
         rows[0] += 1

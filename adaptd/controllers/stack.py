@@ -41,6 +41,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adaptd.contracts import Bytes, Controller, Floats, Layout, State
+from adaptd.kernels.explaining import NOT_ASKED
 from adaptd.kernels.mixing import Title, enter_evenly, new_map, new_seen, normalised
 from adaptd.kernels.stack_classes import walk_classes
 from adaptd.kernels.stack_numbers import PRIOR, walk_numbers
@@ -112,8 +113,13 @@ class ClassStack:
     )  # fmt: skip
 
     def step(self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        self.step_explained(predictions, y, op, weight, out, NOT_ASKED)
+
+    def step_explained(
+        self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats, parts: Floats
+    ) -> None:
         walk_classes(
-            predictions, y, op, weight, out, self.config.floor, self.config.share_rate, self.rates,
+            predictions, y, op, weight, out, parts, self.config.floor, self.config.share_rate, self.rates,
             self.w, self.v, self.b, self.exponents, self.squares, self.shares, self.past, self.top,
             self.maps, self.map_shares, self.spread, self.title.means, self.title.counts,
             self.title.evidence, self.title.champion, self.rows,
@@ -182,8 +188,13 @@ class NumberStack:
     _names = ("w", "covariance", "shares", "top", "seen", "set_aside", "rows")
 
     def step(self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        self.step_explained(predictions, y, op, weight, out, NOT_ASKED)
+
+    def step_explained(
+        self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats, parts: Floats
+    ) -> None:
         walk_numbers(
-            predictions, y, op, weight, out, self.config.share_rate, self.config.loss == "squared",
+            predictions, y, op, weight, out, parts, self.config.share_rate, self.config.loss == "squared",
             self.forgetting, self.w, self.covariance, self.shares, self.top, self.seen, self.title.means,
             self.title.counts, self.title.evidence, self.title.champion, self.rows,
         )  # fmt: skip

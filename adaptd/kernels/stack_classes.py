@@ -6,6 +6,7 @@ import numpy as np
 
 from adaptd.contracts import LEARN, PREDICT
 from adaptd.kernels.compile import kernel, subkernel
+from adaptd.kernels.explaining import NEAR, log_mean, log_odds, two_greatest
 from adaptd.kernels.mixing import (
     MEMBER_SHARE,
     WEIGHT_MAX,
@@ -95,8 +96,42 @@ def _step_mixer(w, v, b, inputs, awake, result, y, rate, gain):
         b[c] -= BIAS_RATE * rate * gain * (result[c] - (1.0 if c == y else 0.0))
 
 
+@subkernel
+def _explain(said, members, top, w, b, plain, fixed, q, shares, mass, awake, floor, part):
+    """Fill `part` [n_learners + 1] as `explaining.py` says; the last is what biases and the last map did."""
+    n_mixers, n_learners = w.shape
+    first, second = two_greatest(said)
+    for n in range(n_learners + 1):
+        part[n] = 0.0
+    before_first = 0.0
+    before_second = 0.0
+    for k in range(n_mixers + 1):
+        before_first += top[k] * members[k, first]
+        before_second += top[k] * members[k, second]
+    unit = log_mean(before_first, before_second)
+    for k in range(n_mixers):
+        inputs = plain if k == n_mixers - 1 else fixed
+        distance = b[k, first] - b[k, second]
+        for n in range(n_learners):
+            if awake[n]:
+                distance += w[k, n] * (inputs[n, first] - inputs[n, second])
+        # The floor is the same for all classes: it takes no part in the difference.
+        share = members[k, first] - floor / said.shape[0]
+        if abs(distance) > NEAR:
+            share = (members[k, first] - members[k, second]) / distance
+        share *= top[k] / unit
+        for n in range(n_learners):
+            if awake[n]:
+                part[n] += share * w[k, n] * (inputs[n, first] - inputs[n, second])
+        part[n_learners] += share * (b[k, first] - b[k, second])
+    for n in range(n_learners):
+        if awake[n]:
+            part[n] += top[n_mixers] * shares[n] / mass * (q[n, first] - q[n, second]) / unit
+    part[n_learners] += log_odds(said[first], said[second]) - log_odds(before_first, before_second)
+
+
 @kernel(
-    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8, f8, f8[::1],"
+    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], f8, f8, f8[::1],"
     "f8[:,::1], f8[:,::1], f8[:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1],"
     "f8[:,:,::1], f8[:,::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1])"
 )
@@ -106,6 +141,7 @@ def walk_classes(
     op,
     weight,
     out,
+    parts,
     floor,
     share_rate,
     rates,
@@ -145,6 +181,8 @@ def walk_classes(
             if op[i] & PREDICT:
                 for c in range(n_classes):
                     out[i, c] = np.nan if n_awake == 0 else 1.0
+                for n in range(parts.shape[1]):
+                    parts[i, n] = np.nan if n_awake == 0 else 0.0
             if op[i] & LEARN and n_awake > 0:
                 rows[0] += 1
             continue
@@ -166,6 +204,8 @@ def walk_classes(
         if op[i] & PREDICT:
             for c in range(n_classes):
                 out[i, c] = blend[c]
+            if parts.shape[0] > 0:
+                _explain(blend, members, top, w, b, plain, fixed, q, shares, mass, awake, floor, parts[i])
         gain = min(weight[i], WEIGHT_MAX)
         if not op[i] & LEARN:
             continue

@@ -80,9 +80,28 @@ def start_over(w, covariance):
             covariance[a, d] = 1.0 / PRIOR if a == d else 0.0
 
 
+@subkernel
+def _explain(said, inputs, x, scale, w, top, shares, mass, awake, part):
+    """Fill `part` [n_learners + 1]: what each learner brings to the number that is said.
+
+    That is its share in the centre and its correction of it; the last entry is the constants, and what
+    was cut off where a member left the range of the targets.
+    """
+    n_learners = part.shape[0] - 1
+    part[n_learners] = said
+    for n in range(n_learners):
+        part[n] = 0.0
+        if awake[n]:
+            correction = 0.0
+            for k in range(w.shape[0]):
+                correction += top[k] * w[k, n]
+            part[n] = shares[n] / mass * inputs[n] + scale * correction * x[n]
+        part[n_learners] -= part[n]
+
+
 @kernel(
-    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8, b1, f8[::1], f8[:,::1], f8[:,:,::1],"
-    "f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1])"
+    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], f8, b1, f8[::1], f8[:,::1],"
+    "f8[:,:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1])"
 )
 def walk_numbers(
     p,
@@ -90,6 +109,7 @@ def walk_numbers(
     op,
     weight,
     out,
+    parts,
     share_rate,
     squared,
     forgetting,
@@ -146,6 +166,8 @@ def walk_numbers(
                 out[i, 0] = 0.0
                 for k in range(n_mixers + 1):
                     out[i, 0] += top[k] * members[k]
+                if parts.shape[0] > 0:
+                    _explain(out[i, 0], inputs, x, scale, w, top, shares, mass, awake, parts[i])
         if not op[i] & LEARN:
             continue
         rows[0] += 1
