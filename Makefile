@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# The peers of the benchmarks live apart: what adaptd needs stays what its own lock says.
+PEERS := .venv-peers
+# Options of the benchmark suite, for example BENCH="compare --data ~/streams".
+BENCH ?= compare --quick
 
 .PHONY: run test check format bench docs lock clean install uninstall
 
@@ -22,9 +26,8 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## benchmarks; each says what it measures
-	$(BIN)/python benchmarks/engine.py
-	$(BIN)/python benchmarks/throughput.py
+bench: $(READY) $(PEERS)/.ready  ## adaptd beside its peers: a few minutes; BENCH="..." for more (docs/benchmarks.md)
+	$(BIN)/python -m benchmarks.suite $(BENCH)
 
 docs: $(READY)  ## make the pages that are made from the code
 	$(BIN)/python -m adaptd.reference
@@ -35,6 +38,8 @@ lock:  ## resolve the dependencies anew; needs uv
 	  --no-emit-index-url --no-emit-find-links --group dev pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	  --no-emit-index-url --no-emit-find-links -c requirements.lock pyproject.toml -o deploy/requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --no-emit-find-links --group peers -o benchmarks/requirements.lock
 
 install:  ## put the service on this machine, for systemd; as root. PREFIX, PYTHON, DESTDIR
 	@PYTHON=$(PYTHON) sh deploy/systemd/install.sh install
@@ -43,10 +48,16 @@ uninstall:  ## take it off again; what is left (state, changed configuration) is
 	@sh deploy/systemd/install.sh uninstall
 
 clean:
-	rm -rf $(VENV) run build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(PEERS) run build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 
 $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
+
+# What cannot be installed is named by the suite and left out.
+$(PEERS)/.ready: benchmarks/requirements.lock
+	-$(PYTHON) -m venv $(PEERS) && \
+	  $(PEERS)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r benchmarks/requirements.lock && \
+	  touch $(PEERS)/.ready

@@ -88,5 +88,5 @@ def test_the_locked_dependencies_of_the_service_are_those_that_are_tested():
 
 
 def test_the_locks_name_no_host():
-    for name in ("requirements.lock", "deploy/requirements.lock"):
+    for name in ("requirements.lock", "deploy/requirements.lock", "benchmarks/requirements.lock"):
         assert "://" not in (ROOT / name).read_text()

@@ -1,0 +1,110 @@
+"""adaptd: a lane fed with decoded rows, as the daemon feeds it, in reads of 4,096 rows.
+
+The learners walk their blocks in one thread, so that CPU seconds mean the same as for the peers; how many
+threads there are changes no bit of what is said. Decoding and writing lines is not in it
+(`benchmarks/throughput.py` measures the whole process).
+"""
+
+import hashlib
+import io
+import json
+import os
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import adaptd
+from adaptd import config as configuration
+from adaptd import events
+from adaptd.clock import SystemClock
+from adaptd.contracts import Rows
+from adaptd.engine import Lane
+from adaptd.journal import Journal
+from adaptd.kernels import warm
+from benchmarks.suite.said import Said
+from benchmarks.suite.streams import Stream
+
+
+def version() -> str:
+    """The version and a digest of the sources: an edit makes another system of it."""
+    folder = pathlib.Path(adaptd.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return f"{adaptd.__version__}+{digest.hexdigest()[:8]}"
+
+
+def prepare() -> None:
+    """Compile before anything is measured."""
+    components = [
+        f"adaptd.{family}.{kind}" for family in warm.FAMILIES for kind in warm.registry.kinds(family)
+    ]
+    warm.compile_all(warm.needed(components), len(os.sched_getaffinity(0)), lambda done, total: None)
+
+
+def run(
+    stream: Stream, options: dict[str, Any], said: Said, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    assignments = ["pool.threads=1", *options["set"]]
+    config = configuration.load(None, assignments)
+    journal = Journal(None)
+    lane = Lane(config, events.Events(SystemClock(), io.StringIO(), journal))
+    labels = [json.dumps(text).encode() for text in stream.classes]
+    codes = {text: code for code, text in enumerate(stream.classes)}
+    places = np.zeros(0, int)
+    done, seconds = 0, 0.0
+    for x, y in stream.blocks():
+        started = time.process_time()
+        rows = read(stream, x, y, labels)
+        answers = lane.process(rows)
+        seconds += time.process_time() - started
+        for part in answers:
+            # Before the task was certain another one may have been answered.
+            if part.task == stream.task == "classification":
+                if len(places) < part.values.shape[1]:
+                    spelled = [json.loads(text) for text in lane.classes.spellings]
+                    places = np.array([codes[str(text)] for text in spelled], int)
+                said.probabilities(done, part.values, places)
+            elif part.task == stream.task == "regression" and part.values.shape[1]:
+                said.numbers(done, part.values[:, 0])
+            done += len(part.ids)
+        progress(done)
+    lane.end_of_input()
+    found = [entry.row for entry in journal.read(last=100_000, kind="drift_detected")]
+    loss = "accuracy" if stream.task == "classification" else "mae"
+    names = lane.pool.names
+    result = {
+        "loop_seconds": seconds,
+        "drifts": found,
+        "warnings": lane.counts["warnings"],
+        "learners": {name: lane.scores.cumulative(index).get(loss) for index, name in enumerate(names)},
+        "task_found": lane.layout.task,
+    }
+    lane.close()
+    return result
+
+
+def read(stream: Stream, x: np.ndarray, y: np.ndarray, labels: list[bytes]) -> Rows:
+    """Rows as a decoder gives them."""
+    n = len(x)
+    columns: dict[str, Any] = {}
+    for j, name in enumerate(stream.features):
+        if name in stream.categories:
+            texts = stream.categories[name]
+            columns[name] = [None if code != code else texts[int(code)] for code in x[:, j].tolist()]
+        else:
+            columns[name] = x[:, j].copy()
+    return Rows(
+        n=n,
+        columns=columns,
+        ids=[None] * n,
+        labels=[labels[int(code)] for code in y.tolist()]
+        if labels
+        else [b"%r" % value for value in y.tolist()],
+        has_features=np.ones(n, bool),
+        times=np.full(n, np.nan),
+        weights=np.ones(n),
+    )
