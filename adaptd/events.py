@@ -65,22 +65,6 @@ class HttpStarted(Event, frozen=True, kw_only=True):
     """Address and port that were taken."""
 
 
-class SourceOpened(Event, frozen=True, kw_only=True):
-    source: str
-    position: dict[str, Any] = {}
-
-
-class SourceEnded(Event, frozen=True, kw_only=True):
-    source: str
-    rows: int
-
-
-class SourceFailed(Event, frozen=True, kw_only=True):
-    level: ClassVar[Level] = "error"
-    source: str
-    detail: str
-
-
 class TaskDecided(Decision, frozen=True, kw_only=True):
     task: str
     reason: str
@@ -188,17 +172,6 @@ class LearnerFrozen(Decision, frozen=True, kw_only=True):
     """False: it learns again."""
 
 
-class LabelsExpired(Event, frozen=True, kw_only=True):
-    """Rows whose label did not come within the buffer's bounds; a summary."""
-
-    level: ClassVar[Level] = "warning"
-    reason: str
-    """`rows`, `bytes`, `age`."""
-    count: int
-    """Since the last event of this reason."""
-    total: int
-
-
 class RecordRejected(Event, frozen=True, kw_only=True):
     """One of the first ten records that could not be used, when there is no dead-letter file."""
 
@@ -208,15 +181,6 @@ class RecordRejected(Event, frozen=True, kw_only=True):
     position: int
     raw: str
     """Its first 200 characters."""
-
-
-class RecordsRejected(Event, frozen=True, kw_only=True):
-    """Records that could not be used; a summary."""
-
-    level: ClassVar[Level] = "warning"
-    counts: dict[str, int]
-    """Since the start, by reason."""
-    total: int
 
 
 class CheckpointSaved(Event, frozen=True, kw_only=True):
@@ -284,16 +248,18 @@ class JournalFailed(Event, frozen=True, kw_only=True):
     detail: str
 
 
+class HistoryFailed(Event, frozen=True, kw_only=True):
+    """The live page's past is lost, or no more is kept of it; nothing else rests on it."""
+
+    level: ClassVar[Level] = "warning"
+    detail: str
+
+
 class SinkSlowed(Event, frozen=True, kw_only=True):
     """The output took its time; one event a stall, not one a write."""
 
     level: ClassVar[Level] = "warning"
     seconds: float
-
-
-class SinkFailed(Event, frozen=True, kw_only=True):
-    level: ClassVar[Level] = "error"
-    detail: str
 
 
 def event_name(event: type[Event] | Event) -> str:

@@ -4,7 +4,7 @@ import math
 from typing import TYPE_CHECKING
 
 import adaptd
-from adaptd import checkpoint, metrics, predictions
+from adaptd import checkpoint, events, metrics, predictions
 from adaptd.contracts import REJECT_REASONS, Rows
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Figures:
         self.published = -math.inf
         self.published_records = 0
         self.rows_per_second = math.nan
+        self.history_failure = ""
 
     def taken(self, rows: Rows) -> None:
         self.records += rows.n
@@ -53,6 +54,13 @@ class Figures:
             snapshot = self.snapshot()
             self.daemon.metrics.publish(snapshot)
             self.daemon.history.add(snapshot, self.daemon.clock.wall())
+            self.report_history()
+
+    def report_history(self) -> None:
+        failure = self.daemon.history.failure
+        if failure and failure != self.history_failure:
+            self.daemon.log.emit(events.HistoryFailed(detail=failure))
+        self.history_failure = failure
 
     def snapshot(self) -> metrics.Snapshot:
         daemon, lane = self.daemon, self.daemon.lane

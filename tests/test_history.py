@@ -7,6 +7,7 @@ import pytest
 
 from adaptd.history import TIER_SLOTS, History
 from adaptd.metrics import LABEL_DELAY_BOUNDS_ROWS, Histogram, LearnerFigures, Snapshot
+from tests.services import Running
 
 START = 1_700_000_000.0
 
@@ -174,3 +175,16 @@ def test_no_figures_yet_is_no_failure():
     assert history.read()["points"] == []
     history.add(Snapshot(blend_loss=math.nan), START)
     assert history.read()["points"][0]["blend"] is None
+
+
+def test_a_history_that_is_given_up_is_told_once():
+    with Running() as running:
+        running.daemon.history.failure = "the disk is full"
+        while running.daemon.log.counts["history_failed"] == 0:
+            assert running.failure is None
+            running.learn([{"id": 1, "x": {"a": 1}, "y": "up"}])
+        published = running.daemon.figures.published
+        while running.daemon.figures.published == published:
+            running.learn([{"id": 1, "x": {"a": 1}, "y": "up"}])
+    assert running.daemon.log.counts["history_failed"] == 1
+    assert "the disk is full" in running.stderr.getvalue()

@@ -1,11 +1,18 @@
 """`adaptd status`, against a real daemon and against what is none."""
 
+import contextlib
+import fcntl
 import http.server
 import io
 import json
+import os
+import pty
+import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import threading
 
 import pytest
@@ -45,6 +52,35 @@ def test_json_has_the_keys_of_the_api(daemon):
     assert {learner["name"] for learner in now["learners"]} == set(served.POOL)
     assert any(entry["kind"] == "drift_detected" for entry in daemon.get("/api/v1/journal")["entries"])
     assert now["history"][-1]["row"] > 0
+
+
+def test_watch_goes_on_showing_it_on_a_terminal_until_interrupted():
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 160, 0, 0))
+    with served.adaptd() as running:
+        running.feed(streams.classes(1000))
+        running.until_learned(1000)
+        watching = subprocess.Popen(
+            [*ADAPTD, "status", "--watch", "--url", running.url],
+            stdin=its, stdout=its, stderr=its, env={**os.environ, "TERM": "xterm", "LINES": "50"},
+        )  # fmt: skip
+        os.close(its)
+
+        def until(words: str) -> None:
+            screen = b""
+            while words.encode() not in screen:
+                screen += os.read(ours, 65536)
+
+        until("1,000")
+        running.feed(streams.classes(777))
+        until("1,777")
+        watching.send_signal(signal.SIGINT)
+        # Whoever interrupts what has no end has seen enough: no fault.
+        with contextlib.suppress(OSError):
+            while os.read(ours, 65536):
+                pass
+        assert watching.wait(60) in (0, 130)
+    os.close(ours)
 
 
 def test_nobody_there_is_told_with_what_to_do():
