@@ -77,7 +77,8 @@ def without_empty_columns(rows: Rows) -> Rows:
     """A name appears when any of the records has a value for it, whatever columns were expected."""
     for name, column in list(rows.columns.items()):
         if isinstance(column, np.ndarray):
-            empty = bool(np.isnan(column).all())
+            # Mostly the first tells, and a request has no other.
+            empty = not len(column) or (math.isnan(column[0]) and bool(np.isnan(column).all()))
         else:
             empty = all(value is None for value in column)
         if empty:
