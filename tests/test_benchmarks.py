@@ -117,6 +117,13 @@ def test_generated_streams_repeat_and_differ_by_seed(name):
     )
 
 
+@pytest.mark.parametrize("name", collected.FRIEDMAN)
+def test_streams_of_numbers_know_their_changes(name, tmp_path):
+    stream = collected.collect(name, tmp_path, 600, seed=2)
+    assert (stream.name, stream.task, stream.rows) == (f"{name}@2", "regression", 600)
+    assert stream.change_points == ([150, 300, 450] if name == "friedman_local" else [200, 400])
+
+
 def test_a_gradual_change_goes_through_both_concepts():
     """Of SEA's rule the sum of two numbers is above a threshold: it tells which concept a row is from."""
     plan = generated.Plan("sea", (1, 0), 2000, width_rows=800)

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.suite import generated, streams
 from benchmarks.suite.streams import Stream
 
-# Their name in River, the task, and whether the rows have an order in time.
+# Their name in River and the task.
 BUNDLED = {
     "phishing_small": ("Phishing", "classification"),
     "bananas": ("Bananas", "classification"),

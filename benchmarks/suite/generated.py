@@ -141,7 +141,8 @@ def friedman(name: str, kind: str, seed: int, rows: int) -> tuple[Stream, np.nda
     """River's FriedmanDrift: a sum of five of ten numbers, changed locally or globally at known rows."""
     from river.datasets import synth
 
-    n = 2 if kind == "gsg" else 3
+    # Local changes come in three steps, global ones in two.
+    n = 3 if kind == "lea" else 2
     points = [rows * (k + 1) // (n + 1) for k in range(n)]
     width = {"transition_window": rows // 20} if kind == "gsg" else {}
     source = synth.FriedmanDrift(drift_type=kind, position=tuple(points), seed=seed + 1, **width)

@@ -18,7 +18,7 @@ import numpy as np
 
 import adaptd
 from adaptd import config as configuration
-from adaptd import events
+from adaptd import events, pool
 from adaptd.clock import SystemClock
 from adaptd.contracts import Rows
 from adaptd.engine import Lane
@@ -75,12 +75,14 @@ def run(
     lane.end_of_input()
     found = [entry.row for entry in journal.read(last=100_000, kind="drift_detected")]
     loss = "accuracy" if stream.task == "classification" else "mae"
-    names = lane.pool.names
+    # Those that were there from the first row on: places that fill later are scored on other rows.
+    lasting = [name for name in lane.pool.names if name in pool.chosen(config, lane.layout.task)]
+    places_of = {name: lane.pool.names.index(name) for name in lasting}
     result = {
         "loop_seconds": seconds,
         "drifts": found,
         "warnings": lane.counts["warnings"],
-        "learners": {name: lane.scores.cumulative(index).get(loss) for index, name in enumerate(names)},
+        "learners": {name: lane.scores.cumulative(index).get(loss) for name, index in places_of.items()},
         "task_found": lane.layout.task,
     }
     lane.close()

@@ -15,6 +15,7 @@ SWITCHES = {
     "no lagged labels": ["pool.lagged_labels=false"],
     "no rate boost": ["rates.enabled=false"],
     "no drift detection": ["drift.enabled=false"],
+    "no label-free detection": ["drift.unlabelled=false"],
     "no concept memory": ["memory.enabled=false"],
     "no challengers": ["challengers.enabled=false"],
     "one mixer": ["controller.rates=[0.003]"],
