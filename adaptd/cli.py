@@ -226,14 +226,26 @@ def run_command(options: argparse.Namespace) -> int:
     # Importing the engine and the components of the configuration compiles their kernels.
     with notify.starting(notify.Notifier()):
         compile_kernels(options)
-        from adaptd.daemon import Daemon
 
         def reread() -> Any:
             return loaded(options, more)
 
-        daemon = Daemon(reread(), options.config, reread=reread if options.config else None)
+        config = reread()
+        daemon = daemon_of(config)(config, options.config, reread=reread if options.config else None)
     daemon.run(options.restore)
     return 0
+
+
+def daemon_of(config: Any) -> Any:
+    """Who runs a configuration."""
+    if config.source["kind"] == "kafka":
+        # Who reads stdin needs no Kafka client.
+        from adaptd.replica import Replica
+
+        return Replica
+    from adaptd.daemon import Daemon
+
+    return Daemon
 
 
 def replay_command(options: argparse.Namespace) -> int:

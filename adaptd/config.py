@@ -321,6 +321,46 @@ def between_keys(config: Config) -> list[str]:
             parse_listen(config.http.listen)
         except ConfigError as error:
             faults += error.faults
+    return faults + kafka_faults(config)
+
+
+def kafka_faults(config: Config) -> list[str]:
+    """Which sources and sinks go together, and what a promise needs."""
+    source, sink = config.source.get("kind"), config.sink.get("kind")
+    faults = []
+    exactly_once = config.sink.get("delivery", "exactly_once") == "exactly_once"
+    if source == "kafka":
+        if sink != "kafka":
+            faults.append(
+                f"sink.kind must be 'kafka' when source.kind is 'kafka'; got {sink!r}. Predictions and "
+                "positions are committed together: let another program copy the topic of predictions."
+            )
+        if not (config.checkpoint.directory or config.checkpoint.url):
+            faults.append(
+                "checkpoint.directory or checkpoint.url must be given when source.kind is 'kafka'; got "
+                "neither. Say where checkpoints are kept; replicas need a url that they share."
+            )
+        theirs = config.source.get("servers", "127.0.0.1:9092")
+        if sink == "kafka" and exactly_once and config.sink.get("servers", "") not in ("", theirs):
+            faults.append(
+                "sink.servers must be those of the source with sink.delivery 'exactly_once'; got "
+                f"{shown(config.sink['servers'])}. A transaction belongs to one cluster: leave the key out, "
+                "or choose 'at_least_once'."
+            )
+    elif sink == "kafka":
+        if exactly_once:
+            faults.append(
+                f"sink.delivery must be 'at_least_once' when source.kind is {source!r}; got 'exactly_once'. "
+                "Only a Kafka source has its positions in the same transaction."
+            )
+        if not config.sink.get("servers"):
+            faults.append(
+                f"sink.servers must be given when source.kind is {source!r}; got ''. Name the brokers."
+            )
+    if "kafka" in (source, sink) and config.sink.get("format", "json") != "json":
+        faults.append(
+            "sink.format must be json with Kafka; got 'csv'. A record has no header: leave the key out."
+        )
     return faults
 
 

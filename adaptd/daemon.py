@@ -45,6 +45,9 @@ SLOW_SINK_SECONDS = 10.0
 class Daemon:
     """One lane between a source and a sink, with checkpoints, journal, metrics and signals."""
 
+    takes_writes = True
+    """Whether rows and commands over HTTP have a durable place in the input's order."""
+
     def __init__(
         self,
         config: configuration.Config,
@@ -91,8 +94,7 @@ class Daemon:
             built.callback(self.inbox.close)
             self.history = History(beside("", directory, "history.sqlite"))
             built.callback(self.history.close)
-            module, options = configuration.built("sinks", config.sink, ("format",))
-            self.sink: Sink = module.build(options)
+            self.sink = self.open_sink()
             built.callback(self.sink.close)
             self.lane = Lane(config, self.log)
             built.callback(self.lane.close)
@@ -119,6 +121,23 @@ class Daemon:
         module, options = configuration.built("sources", self.config.source)
         source: Source = module.build(options, self.config.fields)
         return source
+
+    def open_sink(self) -> Sink:
+        module, options = configuration.built("sinks", self.config.sink, ("format",))
+        sink: Sink = module.build(options)
+        return sink
+
+    @property
+    def keeps_checkpoints(self) -> bool:
+        return self.store is not None
+
+    def lanes(self) -> list[Lane]:
+        """The lanes that are at work."""
+        return [self.lane]
+
+    def source_figures(self) -> dict[str, Any]:
+        """What a snapshot says of the source."""
+        return {"source_lag_bytes": self.source.lag_bytes()}
 
     # Running.
 
@@ -156,9 +175,7 @@ class Daemon:
             return True
         if self.stopped_by:
             self.source.stop()
-        if self.reload_is_due:
-            self.reload_is_due = False
-            threading.Thread(target=self.read_config, args=(ignore,), name="reload", daemon=True).start()
+        self.reload_if_due()
         self.desk.serve()
         self.stages.start()
         rows = self.source.poll(self.lane.schema.kinds)
@@ -200,6 +217,11 @@ class Daemon:
         self.desk.answer_previews()
         self.turned()
 
+    def reload_if_due(self) -> None:
+        if self.reload_is_due:
+            self.reload_is_due = False
+            threading.Thread(target=self.read_config, args=(ignore,), name="reload", daemon=True).start()
+
     def status_line(self) -> str:
         return self.status.line(self.metrics.snapshot, self.clock.wall())
 
@@ -207,7 +229,7 @@ class Daemon:
         """One piece, from decoded rows to written answers; also what the lane could not use of it."""
         self.stages.start()
         answers = self.lane.process(rows)
-        self.figures.taken(rows)
+        self.figures.taken(self.lane, rows)
         self.stages.lap("learn")
         for part in answers:
             self.desk.put_out(self.formatted(part, self.lines))
@@ -337,7 +359,7 @@ class Daemon:
 
     def checkpoint_now(self) -> tuple[int, bytes]:
         """For the API: HTTP status and reply."""
-        if self.store is None:
+        if not self.keeps_checkpoints:
             return 409, fault("there is no checkpoint.directory")
         failure = self.commit()
         if failure or self.figures.info is None:
@@ -429,7 +451,7 @@ class Daemon:
     @contextlib.contextmanager
     def scheduler(self) -> Any:
         """Only asks for checkpoints; the loop saves them between two reads."""
-        if self.store is None:
+        if not self.keeps_checkpoints:
             yield
             return
         scheduler = BackgroundScheduler(timezone="UTC")

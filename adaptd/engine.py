@@ -45,7 +45,7 @@ TASK_INTEGERS_MAX = 50
 class Lane:
     """One pool with its controller, its label buffer and its schema: the unit that owns state."""
 
-    def __init__(self, config: configuration.Config, log: events.Events) -> None:
+    def __init__(self, config: configuration.Config, log: events.Emitter) -> None:
         self.config = config
         self.log = log
         told = config.schema

@@ -255,6 +255,43 @@ class HistoryFailed(Event, frozen=True, kw_only=True):
     detail: str
 
 
+class PartitionAssigned(Event, frozen=True, kw_only=True):
+    """Its lane is loaded next; until then it is not read."""
+
+    partition: int
+
+
+class PartitionStarted(Event, frozen=True, kw_only=True):
+    """Its lane is loaded. What was predicted before is done again in silence, from the checkpoint on."""
+
+    partition: int
+    checkpoint: str
+    replayed: int
+    """Offsets from the checkpoint's position to the committed one."""
+    seconds: float
+    """Since it was assigned, or had to go back."""
+
+
+class PartitionDropped(Event, frozen=True, kw_only=True):
+    partition: int
+    reason: str
+    """`revoked`, `lost`, `aborted`."""
+
+
+class TransactionAborted(Event, frozen=True, kw_only=True):
+    """Nothing of it was seen; its rows are done again."""
+
+    level: ClassVar[Level] = "warning"
+    detail: str
+
+
+class BrokerReported(Event, frozen=True, kw_only=True):
+    """What the Kafka client says; at most one a second."""
+
+    level: ClassVar[Level] = "warning"
+    detail: str
+
+
 class SinkSlowed(Event, frozen=True, kw_only=True):
     """The output took its time; one event a stall, not one a write."""
 
@@ -307,11 +344,15 @@ class Events:
         self._log = _Log(stream)
         self._lock = threading.RLock()
 
-    def emit(self, event: Event) -> None:
-        """Log it, count it, and when it is a decision write it to the journal."""
+    def emit(self, event: Event, **where: int) -> None:
+        """Log it, count it, and when it is a decision write it to the journal.
+
+        where: of several lanes, which one it comes from.
+        """
         name = event_name(event)
         wall = self._clock.wall()
         fields: dict[str, Any] = msgspec.to_builtins(event, enc_hook=_plain)
+        fields |= where
         with self._lock:
             self.counts[name] += 1
             if event.logged and LEVELS.index(event.level) >= LEVELS.index(self._level):

@@ -118,6 +118,16 @@ def _stage_histograms() -> dict[str, Histogram]:
     return {stage: Histogram(STAGE_BOUNDS_SECONDS) for stage in STAGES}
 
 
+class PartitionFigures(msgspec.Struct):
+    """Where a lane stands in its partition."""
+
+    partition: int
+    position: int
+    """Offset of the next record."""
+    lag_rows: int
+    """Records that wait behind it; -1: unknown."""
+
+
 class Snapshot(msgspec.Struct):
     """All numbers of one moment. Who publishes it changes nothing in it afterwards.
 
@@ -155,6 +165,13 @@ class Snapshot(msgspec.Struct):
     events: dict[str, int] = {}
     source_lag_bytes: int = -1
     """-1: unknown."""
+    partitions: list[PartitionFigures] = []
+    """Those of a Kafka source that are at work here."""
+    partitions_loading: int = 0
+    transactions: int = 0
+    transactions_aborted: int = 0
+    blocked_seconds: float = 0.0
+    """Time spent waiting for the brokers to take output."""
     features: int = 0
     classes: int = 0
     last_row_time: float = math.nan
@@ -262,6 +279,26 @@ def _row_families(s: Snapshot) -> Iterator[Metric]:
     yield _gauge("adaptd_classes", "Classes seen; 0 for regression.", s.classes)
     yield _gauge("adaptd_last_row_timestamp_seconds", "Greatest event time seen.", s.last_row_time)
     yield _gauge("adaptd_source_lag_bytes", "Bytes waiting in the source; -1 if unknown.", s.source_lag_bytes)
+    lag = GaugeMetricFamily(
+        "adaptd_source_lag_rows",
+        "Records of a Kafka partition that wait; -1 if unknown.",
+        labels=["partition"],
+    )
+    position = GaugeMetricFamily(
+        "adaptd_source_position", "Offset of the next record of a Kafka partition.", labels=["partition"]
+    )
+    for each in s.partitions:
+        lag.add_metric([str(each.partition)], each.lag_rows)
+        position.add_metric([str(each.partition)], each.position)
+    yield lag
+    yield position
+    yield _gauge("adaptd_partitions", "Kafka partitions at work in this process.", len(s.partitions))
+    yield _gauge("adaptd_partitions_loading", "Kafka partitions whose state is loaded.", s.partitions_loading)
+    yield _counter("adaptd_transactions", "Kafka transactions committed.", s.transactions)
+    yield _counter("adaptd_transactions_aborted", "Kafka transactions aborted.", s.transactions_aborted)
+    yield _counter(
+        "adaptd_blocked_seconds", "Time spent waiting for Kafka to take output.", s.blocked_seconds
+    )
 
 
 # Metric, what it says, the field of `LearnerFigures`.

@@ -36,6 +36,10 @@ FIRST_PIECE_ROWS = 64
 HELD_BYTES_MAX = 4 << 20
 SPEED_FADE = 0.2
 
+WRITES_REFUSED = (
+    "with the source kafka rows and labels must be sent to its topics, and learners are changed in the "
+    "configuration; a prediction without an id is answered here"
+)
 # The number stands after the speaker, wherever that is: nothing else has this key and a text for a value.
 ROW_NUMBER = re.compile(rb'("learner":"(?:[^"\\]|\\.)*"),"row":\d+')
 
@@ -222,6 +226,8 @@ class Desk:
 
     def take_writes(self) -> None:
         """Operations that change state, as many as fit into a piece's time; at least one."""
+        if not self.daemon.takes_writes:
+            self.refuse_writes()
         batch: list[Request] = []
         n_rows, limit = 0, self.speed.rows(PIECE_SECONDS)
         while self.writes and n_rows < limit and self.writes[0].kind in ("rows", "command"):
@@ -246,6 +252,14 @@ class Desk:
                 request.resolve(*self.daemon.checkpoint_now())
             else:
                 request.resolve(*self.daemon.take_config(request.config))
+
+    def refuse_writes(self) -> None:
+        """Kafka alone says what comes after what, and has no place for what comes over HTTP."""
+        kept = [request for request in self.writes if request.kind not in ("rows", "command")]
+        for request in self.writes:
+            if request.kind in ("rows", "command"):
+                request.resolve(409, fault(WRITES_REFUSED))
+        self.writes = collections.deque(kept)
 
     def apply(self, entry: Entry, request: Request | None) -> None:
         """Work on an entry; the one who asked, when there still is one, hears when it is on disk."""

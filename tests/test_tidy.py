@@ -21,8 +21,8 @@ MAY_IMPORT = {
     "detectors": SHARED | {"river_objects"},
     "controllers": SHARED,
     "decoders": SHARED | {"records"},
-    "sources": SHARED | {"records", "lines", "tables"},
-    "sinks": SHARED,
+    "sources": SHARED | {"records", "lines", "tables", "kafka_client"},
+    "sinks": SHARED | {"kafka_client"},
     "kernels": SHARED | {"__version__", "registry"},
 }
 # Components are functions of what they are handed.

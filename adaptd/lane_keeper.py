@@ -1,0 +1,200 @@
+"""Lanes of Kafka partitions in the store of checkpoints: how one is found again, and how one is saved.
+
+The committed position T of a partition has the name of a checkpoint beside it. That checkpoint stands at a
+position C, at or before T: whoever loads it does the records from C to T again in silence. Objects of the
+store never change, and names are published by transactions only, so a replica that was shut out can save
+what it likes: nobody reads it.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+from confluent_kafka import KafkaException
+
+from adaptd import config as configuration
+from adaptd import events, kafka_client
+from adaptd.checkpoint_objects import CheckpointObjects, Pending, Saved
+from adaptd.contracts import State
+from adaptd.engine import Lane
+from adaptd.errors import AdaptdError, CheckpointError
+from adaptd.sources.kafka import KafkaSource
+
+FRESH = "To start fresh, choose another source.group."
+
+Answer = TypeVar("Answer")
+
+
+class Named(msgspec.Struct):
+    """What stands in the metadata of a committed position."""
+
+    checkpoint: str
+
+
+class LaneLog:
+    """What a lane reports, with its partition; nothing while it does again what was reported before."""
+
+    def __init__(self, log: events.Events, partition: int) -> None:
+        self.log, self.partition = log, partition
+        self.is_silent = True
+
+    def emit(self, event: events.Event) -> None:
+        if not self.is_silent:
+            self.log.emit(event, partition=self.partition)
+
+
+class Part:
+    """A partition that is at work: its lane, and where it stands."""
+
+    def __init__(self, partition: int, lane: Lane, log: LaneLog) -> None:
+        self.partition, self.lane, self.log = partition, lane, log
+        self.positions: dict[str, int] = {}
+        """By topic: the next record that the lane has not seen."""
+        self.committed: dict[str, int] = {}
+        """By topic: the committed position. Records before it are done in silence."""
+        self.checkpoint = ""
+        """The name that the next transaction publishes."""
+        self.saved: dict[str, int] = {}
+        """Positions of that checkpoint."""
+        self.is_published = False
+        self.seconds = 0.0
+        """How long saving took, the last time."""
+        self.saving: Pending[Saved] | None = None
+        self.saving_at: dict[str, int] = {}
+        """Positions of the checkpoint on its way to the store."""
+
+    @property
+    def is_replaying(self) -> bool:
+        return any(self.positions[topic] < at for topic, at in self.committed.items())
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether it has seen records that are not committed."""
+        return any(self.positions[topic] > at for topic, at in self.committed.items())
+
+    def metadata(self) -> str:
+        """What stands beside its committed positions."""
+        return msgspec.json.encode(Named(self.checkpoint)).decode()
+
+    def reached(self) -> dict[str, int]:
+        """What can be committed: never back behind what is."""
+        return {topic: max(at, self.committed[topic]) for topic, at in self.positions.items()}
+
+
+class LaneKeeper:
+    """Loads and saves the lanes of one group. The methods may be called from several threads.
+
+    timeout_seconds: so long the brokers may keep an answer back.
+    """
+
+    def __init__(
+        self, config: configuration.Config, source: KafkaSource, log: events.Events, timeout_seconds: float
+    ) -> None:
+        self.config, self.source, self.log = config, source, log
+        self.timeout_seconds = timeout_seconds
+        self.cluster = source.cluster()
+        told = config.checkpoint
+        # Replicas share the store; journal and dead letters stay in the directory of each.
+        self.store = CheckpointObjects(
+            told.url or os.path.join(told.directory, "lanes"), told.options, told.seconds_max
+        )
+
+    def name(self, partition: int) -> str:
+        """The lane's name in the store: groups and clusters may share it."""
+        told = self.source.config
+        return f"{self.cluster}/{told.group}/{told.topic}/{partition}"
+
+    def start_saving(self, part: Part) -> Pending[Saved]:
+        """An object with the lane as it is; it may go on meanwhile."""
+        state: State = {
+            "lane": part.lane.state(),
+            "positions": dict(part.positions),
+            "cluster": self.cluster,
+            "group": self.source.config.group,
+        }
+        # The number grows with the lane, whoever owns it.
+        return self.store.start(self.name(part.partition), sum(part.positions.values()), state)
+
+    def drop_older(self, partition: int, name: str) -> None:
+        """Delete what `name` has made useless. What cannot be deleted is tried again with the next."""
+        with contextlib.suppress(CheckpointError):
+            self.store.drop_older(self.name(partition), name, self.config.checkpoint.keep)
+
+    def load(self, partition: int, given_up: threading.Event) -> Part | None:
+        """The lane as its checkpoint has it; None when the partition is not wanted any more."""
+        committed = self.asked(lambda: self.source.committed(partition), given_up)
+        if committed is None:
+            return None
+        log = LaneLog(self.log, partition)
+        lane = Lane(self.config, log)
+        part = Part(partition, lane, log)
+        try:
+            if committed:
+                self.restore(part, committed)
+            else:
+                for topic in self.source.topics:
+                    bounds = self.asked(partial(self.source.bounds, topic, partition), given_up)
+                    if bounds is None:
+                        lane.close()
+                        return None
+                    part.positions[topic] = bounds[self.source.config.start == "latest"]
+                part.committed = dict(part.positions)
+                # Named before the first output, so that a crash finds what the output came from.
+                info = self.start_saving(part).result()
+                part.checkpoint, part.saved, part.seconds = info.name, dict(part.positions), info.seconds
+        except BaseException:
+            lane.close()
+            raise
+        return part
+
+    def restore(self, part: Part, committed: dict[str, tuple[int, str]]) -> None:
+        """Raises CheckpointError when the committed position has no checkpoint that leads there."""
+        place = (
+            f"partition {part.partition} of {self.source.config.topic!r}, group {self.source.config.group!r}"
+        )
+        missing = [topic for topic in self.source.topics if topic not in committed]
+        try:
+            name = msgspec.json.decode(committed[self.source.config.topic][1], type=Named).checkpoint
+        except (KeyError, msgspec.MsgspecError):
+            name = ""
+        if missing or not name:
+            raise CheckpointError(
+                f"{place}: the committed position must come from adaptd with the same topics; it names no "
+                f"checkpoint. Somebody else has committed in this group, or reset it. {FRESH}"
+            )
+        state = self.store.load(name)
+        part.committed = {topic: offset for topic, (offset, _) in committed.items()}
+        part.positions = {topic: int(at) for topic, at in state["positions"].items()}
+        if set(part.positions) != set(self.source.topics) or state["cluster"] != self.cluster:
+            raise CheckpointError(
+                f"{place}: {name} is of other topics or of another cluster. Correct source.servers and the "
+                f"topics. {FRESH}"
+            )
+        for topic, at in part.positions.items():
+            if at > part.committed[topic]:
+                raise CheckpointError(
+                    f"{place}: {name} stands at {at} of {topic!r}, behind the committed position "
+                    f"{part.committed[topic]}. The group was reset; adaptd cannot unlearn. {FRESH}"
+                )
+        part.lane.load_state(state["lane"])
+        part.checkpoint, part.saved, part.is_published = name, dict(part.positions), True
+
+    def asked(self, question: Callable[[], Answer], given_up: threading.Event) -> Answer | None:
+        """The brokers' answer; None once it is not wanted any more. Raises AdaptdError when none comes."""
+        end = time.monotonic() + self.timeout_seconds
+        while not given_up.is_set():
+            try:
+                return question()
+            except KafkaException as error:
+                if time.monotonic() > end:
+                    raise AdaptdError(
+                        f"source: the brokers do not say where to go on: {kafka_client.words(error)}. "
+                        "Look after them, then start adaptd again: nothing is lost."
+                    ) from error
+            given_up.wait(0.1)
+        return None

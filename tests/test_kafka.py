@@ -1,0 +1,168 @@
+"""Kafka source and sink on a real broker: what goes in comes out once, whatever happens in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from functools import partial
+
+import pytest
+
+from adaptd import config as configuration
+from adaptd import kafka_client
+from adaptd.errors import AdaptdError, CheckpointError, ConfigError
+from tests import replicas
+from tests.broker import broker
+from tests.replicas import Running, expected, rows, topics, tree, wait_for
+
+__all__ = ["broker"]
+
+
+def has(broker, topic, n):
+    return len(broker.committed(topic)) >= n
+
+
+def values(broker, topic, partition=0):
+    return [record.value for record in broker.committed(topic) if record.partition == partition]
+
+
+def test_predictions_are_those_of_one_undisturbed_lane(broker, tmp_path):
+    topics(broker, "plain")
+    lines = rows(500)
+    broker.produce("plain-in", lines, keys=[b"k%d" % i for i in range(500)])
+    configured = tree(broker, "plain", tmp_path)
+    with Running(configured) as running:
+        running.wait_for(partial(has, broker, "plain-out", 500), "the predictions")
+    assert values(broker, "plain-out") == expected(configured, lines)
+    assert [record.key for record in broker.committed("plain-out")] == [b"k%d" % i for i in range(500)]
+
+
+def test_a_restart_goes_on_where_the_last_one_stopped(broker, tmp_path):
+    topics(broker, "again")
+    lines = rows(600)
+    configured = tree(broker, "again", tmp_path, source={"instance": "one"})
+    for start, stop in ((0, 200), (200, 600)):
+        broker.produce("again-in", lines[start:stop])
+        with Running(configured) as running:
+            running.wait_for(partial(has, broker, "again-out", stop), "the predictions")
+        assert running.events("partition_started")[0]["replayed"] == 0
+    assert values(broker, "again-out") == expected(configured, lines)
+
+
+def test_sigkill_loses_nothing_and_doubles_nothing(broker, tmp_path):
+    topics(broker, "killed")
+    lines = rows(3000)
+    configured = tree(
+        broker, "killed", tmp_path / "state", source={"instance": "one"},
+        checkpoint={"interval_seconds": 0.5}, sink={"transaction_interval_seconds": 0.02},
+    )  # fmt: skip
+    path = tmp_path / "config.toml"
+    path.write_text(toml(configured))
+    assert tomllib.loads(path.read_text()) == configured
+    for stop in (1000, 2000):
+        broker.produce("killed-in", lines[stop - 1000 : stop])
+        before = len(broker.committed("killed-out"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "adaptd", "run", "--config", str(path)], stderr=subprocess.PIPE
+        )
+        wait_for(partial(has, broker, "killed-out", before + 1), "the first predictions")
+        broker.produce("killed-in", lines[2000:2500] if stop == 1000 else lines[2500:])
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+    order = lines[:1000] + lines[2000:2500] + lines[1000:2000] + lines[2500:]
+    with Running(configured) as running:
+        running.wait_for(partial(has, broker, "killed-out", 3000), "the predictions")
+    assert values(broker, "killed-out") == expected(configured, order)
+
+
+def toml(configured):
+    """The sections of a configuration; two levels are enough for these."""
+
+    def value(thing):
+        if isinstance(thing, dict):
+            return "{" + ", ".join(f'"{key}" = {value(entry)}' for key, entry in thing.items()) + "}"
+        return repr(thing).lower() if isinstance(thing, bool) else repr(thing)
+
+    return "\n".join(f"{section} = {value(keys)}" for section, keys in configured.items())
+
+
+def test_what_cannot_be_used_is_a_dead_letter_with_its_place(broker, tmp_path):
+    topics(broker, "dead")
+    good = rows(3)
+    broker.produce("dead-in", [good[0], b"garbage", b"", b'{"id": 9,\n "x": {"a": 1}}', b"[1]", good[1]])
+    with Running(tree(broker, "dead", tmp_path)) as running:
+        running.wait_for(partial(has, broker, "dead-out", 3), "the predictions")
+    dead = broker.committed("dead-dead")
+    assert [record.value for record in dead] == [b"garbage", b"[1]"]
+    assert dead[0].headers["__streams.errors.exception"] == b"not_json"
+    assert dead[1].headers["__streams.errors.exception"] == b"not_an_object"
+    assert [record.headers["__streams.errors.offset"] for record in dead] == [b"1", b"4"]
+    assert dead[0].headers["__streams.errors.topic"] == b"dead-in"
+    assert dead[0].headers["__streams.errors.partition"] == b"0"
+
+
+def test_partitions_are_lanes_of_their_own(broker, tmp_path):
+    topics(broker, "lanes", 3)
+    for partition in range(3):
+        broker.produce("lanes-in", rows(300, seed=partition), partition)
+    configured = tree(broker, "lanes", tmp_path)
+    with Running(configured) as running:
+        running.wait_for(partial(has, broker, "lanes-out", 900), "the predictions")
+        figures = running.replica.figures.snapshot()
+    assert figures.predictions == 900
+    assert [each.position for each in figures.partitions] == [300, 300, 300]
+    for partition in range(3):
+        assert values(broker, "lanes-out", partition) == expected(configured, rows(300, seed=partition))
+
+
+def test_a_committed_position_without_a_checkpoint_is_refused(broker, tmp_path):
+    topics(broker, "foreign")
+    broker.produce("foreign-in", rows(10))
+    with Running(tree(broker, "foreign", tmp_path / "one")) as running:
+        running.wait_for(partial(has, broker, "foreign-out", 10), "the predictions")
+    running = Running(tree(broker, "foreign", tmp_path / "two"))
+    with pytest.raises(CheckpointError, match="there is none"), running:
+        running.thread.join(replicas.WAIT_SECONDS_MAX)
+    assert len(broker.committed("foreign-out")) == 10
+
+
+def test_what_does_not_go_together_is_said_beforehand():
+    kafka = {"source": {"kind": "kafka"}, "checkpoint": {"directory": "/tmp/x"}}
+    with pytest.raises(ConfigError, match=r"sink.kind must be 'kafka' when source.kind is 'kafka'"):
+        configuration.read(kafka, "test")
+    with pytest.raises(ConfigError, match=r"checkpoint.directory or checkpoint.url must be given"):
+        configuration.read({"source": {"kind": "kafka"}, "sink": {"kind": "kafka"}}, "test")
+    with pytest.raises(ConfigError, match=r"sink.delivery must be 'at_least_once'"):
+        configuration.read({"sink": {"kind": "kafka", "servers": "x:1"}}, "test")
+    with pytest.raises(ConfigError, match=r"sink.servers must be those of the source"):
+        configuration.read({**kafka, "sink": {"kind": "kafka", "servers": "other:1"}}, "test")
+
+
+def test_secrets_come_from_files_and_credentials_and_are_never_shown(tmp_path, monkeypatch):
+    (tmp_path / "password").write_text("hunter22\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    told = {
+        "sasl.password": {"file": str(tmp_path / "password")},
+        "ssl.key.password": {"credential": "password"},
+    }
+    options = kafka_client.client_options("x:1", told, "source", ())
+    assert options["sasl.password"] == options["ssl.key.password"] == "hunter22"
+    for wrong in (
+        {"sasl.password": {"file": "hunter22", "credential": "x"}},
+        {"sasl.password": ["hunter22"]},
+    ):
+        with pytest.raises(ConfigError) as caught:
+            kafka_client.client_options("x:1", wrong, "source", ())
+        assert "hunter22" not in str(caught.value)
+        assert "source.options.sasl.password" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        kafka_client.built(kafka_client.AdminClient, {"security.protocol": "hunter22"}, "source")
+    assert "hunter22" not in str(caught.value)
+
+
+def test_a_broker_or_topic_that_is_not_there_is_said(broker, tmp_path):
+    topics(broker, "there")
+    configured = tree(broker, "there", tmp_path, sink={"topic": "nowhere"})
+    with pytest.raises(AdaptdError, match="the topic 'nowhere' must be on"):
+        Running(configured)
