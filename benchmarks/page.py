@@ -6,10 +6,11 @@ time to the first contentful paint, and until the figures of the daemon stand on
 for `--minutes`; after garbage collection each time, the bytes that its scripts hold and its number of nodes.
 
 Not measured: a network, a screen. The pool is small (`--default-pool` for the real one), since the page sees
-figures and not rows; ten learners draw ten curves, though.
+figures and not rows; ten learners draw ten curves, though. The page's window is ten minutes long and fills at
+first; with `--before 10` it is full when the page is opened.
 Why to doubt it: the browser runs on the same processors as the daemon.
 
-    python benchmarks/page.py --minutes 10
+    python benchmarks/page.py --before 10 --minutes 10
 """
 
 import argparse
@@ -131,6 +132,7 @@ def main() -> None:
             while labels(f"http://{listen}") < chosen.rows:
                 time.sleep(0.5)
             feeding.start()
+            time.sleep(chosen.before * 60)
             show(f"http://{listen}", chosen.minutes)
         finally:
             over.set()
