@@ -28,11 +28,13 @@ DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
     "naive_bayes": {"kind": "naive_bayes"},
     "tree": {"kind": "hoeffding_tree"},
     "forest": {"kind": "forest"},
-    "boosting": {"kind": "boosting", "work": 5000.0},
-    "boosting_lagged": {"kind": "boosting", "work": 5000.0, "lagged": True},
+    "boosting": {"kind": "boosting", "work": 8000.0},
+    "boosting_lagged": {"kind": "boosting", "work": 8000.0, "lagged": True},
     "neighbours": {"kind": "knn"},
     "mlp": {"kind": "mlp"},
 }
+# Where there are classes, forest and boosting say all that a single tree does (the same page).
+FOR_NUMBERS_ONLY = ("tree",)
 # Why an operator's learner rests: it keeps what it has learned, unlike one that failed.
 DISABLED = "disabled"
 # Handing work to another thread costs some 50 microseconds; below this a block is walked in one.
@@ -271,7 +273,8 @@ def chosen(config: configuration.Config, task: str) -> dict[str, dict[str, Any]]
     learners = config.pool.learners or {
         name: options
         for name, options in DEFAULT_LEARNERS.items()
-        if config.pool.lagged_labels or not looks_at_labels(options)
+        if (config.pool.lagged_labels or not looks_at_labels(options))
+        and (task == "regression" or name not in FOR_NUMBERS_ONLY)
     }
     return {name: options for name, options in learners.items() if task in tasks_of(options)}
 

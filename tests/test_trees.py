@@ -7,7 +7,7 @@ from river import datasets
 from adaptd.contracts import CATEGORY, LEARN, NUMBER, PREDICT, Layout
 from adaptd.kernels import tree
 from adaptd.kernels.tree_classify import normal_below
-from adaptd.learners import forest, hoeffding_tree
+from adaptd.learners import adaptive_tree, forest, hoeffding_tree
 from adaptd.numerics import same_state
 
 
@@ -264,3 +264,37 @@ def test_work_of_a_row_is_bounded_as_classes_come(module):
     y = rng.integers(0, 20, 2000).astype(float)
     out = run(learner, centres[y.astype(int)] + rng.normal(size=(2000, n_features)), y)
     assert accuracy(out[1000:], y[1000:]) > 0.25
+
+
+def test_adaptive_tree_replaces_what_changed():
+    """Left of the middle the rule turns round every 4,000 rows, right of it nothing happens."""
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-1, 1, (24_000, 2))
+    turned = (np.arange(24_000) // 4_000) % 2 * (x[:, 0] < 0)
+    y = (x[:, 1] > 0) ^ (turned > 0) ^ (rng.random(24_000) < 0.05)
+    learner = adaptive_tree.build(adaptive_tree.Config(), classes(), 0)
+    out = run(learner, x[:3_999], y[:3_999].astype(float))
+    assert learner.vitals().details["replaced"] == 0
+    out = run(learner, x[3_999:], y[3_999:].astype(float))
+    assert learner.vitals().details["replaced"] > 0
+    stays = run(hoeffding_tree.build(hoeffding_tree.Config(), classes(), 0), x, y.astype(float))
+    assert accuracy(out[1:], y[4_000:]) > accuracy(stays[4_000:], y[4_000:]) + 0.05
+
+
+def test_adaptive_tree_gives_back_what_it_replaces():
+    rng = np.random.default_rng(4)
+    x = rng.uniform(-1, 1, (60_000, 3))
+    turn = (np.arange(60_000) // 5_000) % 3
+    y = (x[np.arange(60_000), turn] * x[np.arange(60_000), (turn + 1) % 3] > 0).astype(float)
+    config = adaptive_tree.Config(leaves_max=100)
+    learner = adaptive_tree.build(config, classes((NUMBER,) * 3), 0)
+    run(learner, x, y)
+    [member] = learner.members.members
+    assert learner.vitals().details["replaced"] > 3
+    assert 2 <= member.counters[tree.LEAVES] <= 101
+    # Each leaf handed out is in the tree, in an alternate or in the free list.
+    free, leaf = 0, member.counters[tree.FREE_LEAF]
+    while leaf >= 0:
+        free, leaf = free + 1, int(member.leaves[leaf, 0])
+    assert member.counters[tree.LEAVES_USED] == member.counters[tree.LEAVES] + free
+    assert member.counters[tree.LEAVES_USED] < 250

@@ -21,7 +21,7 @@ CLOCK = 32
 BUCKETS = 5
 SHORTEST = 5.0  # values that each end needs before a cut is tried
 GRACE = 10.0
-# 32 rows hold 10**10 values; beyond that the oldest bucket is let go.
+# 32 rows hold 10**10 values; beyond that the oldest bucket is let go. A shorter vector has fewer rows.
 ROWS = 32
 HEAD = 5
 ROW_SIZE = 1 + 2 * (BUCKETS + 1)
@@ -88,7 +88,7 @@ def insert(state, value):
     n = 1.0
     while state[HEAD + r * ROW_SIZE] > BUCKETS:
         row = HEAD + r * ROW_SIZE
-        if r == ROWS - 1:
+        if row + 2 * ROW_SIZE > state.shape[0]:
             drop_oldest(state)
             return
         above = row + ROW_SIZE

@@ -52,28 +52,29 @@ def bucket(code):
 
 
 @subkernel
+def child_of(nodes, node, x):
+    """The node that `x` goes to from the branch `node`."""
+    feature = nodes[node, FEATURE]
+    child = int(nodes[node, CHILD])
+    if feature >= 0.0:
+        value = x[int(feature)]
+        if value <= nodes[node, THRESHOLD]:
+            return child
+        if value > nodes[node, THRESHOLD]:
+            return child + 1
+        return child + int(nodes[node, HEAVY])
+    value = x[-int(feature) - 2]
+    if math.isnan(value):
+        return child + int(nodes[node, HEAVY])
+    return child + (0 if bucket(value) == nodes[node, THRESHOLD] else 1)
+
+
+@subkernel
 def find_leaf(nodes, node, x):
     """The node of the leaf that `x` falls into."""
-    while True:
-        feature = nodes[node, FEATURE]
-        if feature >= 0.0:
-            value = x[int(feature)]
-            child = int(nodes[node, CHILD])
-            if value <= nodes[node, THRESHOLD]:
-                node = child
-            elif value > nodes[node, THRESHOLD]:
-                node = child + 1
-            else:
-                node = child + int(nodes[node, HEAVY])
-        elif feature == -1.0:
-            return node
-        else:
-            value = x[-int(feature) - 2]
-            child = int(nodes[node, CHILD])
-            if math.isnan(value):
-                node = child + int(nodes[node, HEAVY])
-            else:
-                node = child + (0 if bucket(value) == nodes[node, THRESHOLD] else 1)
+    while nodes[node, FEATURE] != -1.0:
+        node = child_of(nodes, node, x)
+    return node
 
 
 @subkernel

@@ -16,6 +16,8 @@ MODULES = {
     "classification": "adaptd.kernels.tree_classify",
     "regression": "adaptd.kernels.tree_regress",
 }
+# Room for what one row passes on its way down, and more.
+PATH = 80
 
 
 class Options(NamedTuple):
@@ -38,17 +40,18 @@ class Options(NamedTuple):
 class Member:
     """One place of the forest: the tree that votes and the one growing in its background."""
 
+    NODE_SIZE = 4
     NAMES = ("nodes", "leaves", "slots", "observers", "counters", "windows", "record", "scale", "random")
 
     def __init__(
         self, columns: int, shape: tuple[int, int, int], n_features: int, random: np.ndarray
     ) -> None:
-        self.nodes = np.zeros((2 * FIRST_LEAVES, 4))
+        self.nodes = np.zeros((2 * FIRST_LEAVES, self.NODE_SIZE))
         self.leaves = np.zeros((FIRST_LEAVES, columns))
         self.slots = np.full((FIRST_LEAVES, shape[1]), -1, dtype=np.int32)
         self.observers = np.zeros((FIRST_LEAVES, *shape))
         self.counters = np.zeros(tree.N_COUNTERS, dtype=np.int64)
-        self.windows = np.zeros((2, ADWIN_SIZE))
+        self.windows = self.new_windows()
         self.record = np.zeros(2)
         self.scale = np.zeros((n_features, 3))
         self.random = random
@@ -56,10 +59,14 @@ class Member:
             self.nodes, self.leaves, self.slots, self.observers, self.counters, n_features, self.random
         )
 
+    def new_windows(self) -> Floats:
+        """ADWIN for the warning and for the drift, over the tree's errors."""
+        return np.zeros((2, ADWIN_SIZE))
+
     def make_room(self) -> None:
         """Twice the nodes and leaves."""
         n = 2 * len(self.leaves)
-        self.nodes = enlarged(self.nodes, (2 * n, 4))
+        self.nodes = enlarged(self.nodes, (2 * n, self.NODE_SIZE))
         self.leaves = enlarged(self.leaves, (n, self.leaves.shape[1]))
         self.slots = enlarged(self.slots, (n, self.slots.shape[1]), -1)
         self.observers = enlarged(self.observers, (n, *self.observers.shape[1:]))
@@ -95,14 +102,16 @@ class Members:
     """All members, walked one after the other over a block: a tree stays in the processor's cache that way,
     and as members share nothing, each comes out the same however the rows are cut."""
 
-    def __init__(self, options: Options, layout: Layout, seed: int) -> None:
+    def __init__(
+        self, options: Options, layout: Layout, seed: int, kernels: str = "", member: type[Member] = Member
+    ) -> None:
         self.options = options
         # Only the task's own kernels are imported: importing compiles them, for seconds on a new machine.
-        self.kernels = importlib.import_module(MODULES[layout.task])
+        self.kernels = importlib.import_module(kernels or MODULES[layout.task])
         self.cumulative = tree.poisson_cumulative(options.bagging)
         self.set_layout(layout)
         self.members = [
-            Member(self.columns, self.shape, layout.n_features, generator(seed, stream))
+            member(self.columns, self.shape, layout.n_features, generator(seed, stream))
             for stream in range(options.members)
         ]
 
@@ -118,7 +127,7 @@ class Members:
         self.columns, self.shape = self.kernels.sizes(
             n_slots, layout.n_features, layout.n_classes, NUMBER in layout.kinds, buckets
         )
-        self.work = np.zeros((5, max(8, self.columns, n_slots)))
+        self.work = np.zeros((6, max(PATH, self.columns, n_slots)))
         # A leaf's observers, its columns and slots, and two nodes. Two trees a member, and doubling may have
         # made room for twice as many as there are.
         leaf_bytes = 8 * (int(np.prod(self.shape)) + self.columns + 8) + 4 * n_slots
