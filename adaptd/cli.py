@@ -187,7 +187,7 @@ def compile_kernels(options: argparse.Namespace, names: list[str] | None = None)
     kinds.add(f"controllers.{table(tree, 'controller').get('kind', 'stack')}")
     # It answers for a pool of one, and how many learners serve the task is not known yet.
     kinds.add("controllers.champion")
-    kinds.add(f"detectors.{table(tree, 'drift').get('kind', 'adwin')}")
+    kinds.add(f"detectors.{table(tree, 'drift').get('kind', 'e_sr')}")
     show = Compiling(sys.stderr, table(tree, "log").get("level", "info") == "info")
     warm.compile_all(warm.needed(f"adaptd.{kind}" for kind in kinds), config.processors(), show)
 

@@ -169,7 +169,7 @@ class Config(Section, frozen=True):
     pool: PoolConfig = PoolConfig()
     controller: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "stack"})
     """[controller]: `kind` and its options."""
-    drift: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "adwin"})
+    drift: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "e_sr"})
     """[drift]: the detector on the blend's losses, `kind` and its options."""
     rates: dict[str, Any] = {}
     """[rates]: learning rates after a drift."""
@@ -182,12 +182,14 @@ class Config(Section, frozen=True):
     log: LogConfig = LogConfig()
 
 
+# Keys of [drift] that `drift.py` reads: whether to look at all, and also at rows without a label.
+DRIFT_KEYS: dict[str, type] = {"enabled": bool, "unlabelled": bool}
 # One component a section, beside its family and the keys that the engine itself reads there.
 COMPONENTS: dict[str, tuple[str, dict[str, type]]] = {
     "source": ("sources", {}),
     "sink": ("sinks", {"format": Literal["json", "csv"]}),  # type: ignore[dict-item]
     "controller": ("controllers", {}),
-    "drift": ("detectors", {}),
+    "drift": ("detectors", DRIFT_KEYS),
 }
 
 

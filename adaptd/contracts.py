@@ -122,12 +122,13 @@ class Detector(Protocol):
     def step(self, values: Floats, levels: Bytes) -> None:
         """Take `values` [n] in order; write STABLE, WARNING or DRIFT into `levels` [n] for each.
 
-        Signals lie in [0, 1]. Classification: 1 where the blend was wrong. Regression: the absolute error
-        over four times its long-run mean, cut at 1. After DRIFT it behaves as new.
+        Signals lie in [0, 1]. Classification: 1 where the blend was wrong; its log loss over its greatest,
+        4 ln C, cut at 1. Regression: the absolute error over four times its long-run mean, cut at 1. After
+        DRIFT it behaves as new.
         """
 
     def change_rows(self) -> int:
-        """Values since the estimated change point of the last WARNING or DRIFT; 0 when unknown."""
+        """Values from the estimated change point to the last WARNING or DRIFT; 0 when unknown."""
 
     def state(self) -> State: ...
 

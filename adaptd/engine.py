@@ -11,17 +11,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from adaptd import commands, events, explain, rates, reload, schema
+from adaptd import commands, drift, events, explain, rates, reload, schema
 from adaptd import config as configuration
 from adaptd.answers import Answers, merged
 from adaptd.contracts import (
-    DRIFT,
     LEARN,
     PREDICT,
-    WARNING,
     Bytes,
     Controller,
-    Detector,
     Floats,
     Ints,
     Layout,
@@ -80,14 +77,11 @@ class Lane:
         chosen = self.config.controller if n > 1 else {"kind": "champion"}
         module, options = configuration.built("controllers", chosen)
         self.controller: Controller = module.build(options, layout, n)
-        module, options = configuration.built("detectors", self.config.drift)
-        self.detector: Detector = module.build(options)
+        self.detector = drift.Watch(self.config, layout)
         self.rates = rates.RateControl(rates.Config(**self.config.rates), n)
         self.scores = Scores(layout, n + 1)
-        self.level = 0
-        self.drifted = False
         self.champion = NONE
-        self.counts = {"warnings": 0, "drifts": 0, "switches": 0}
+        self.counts = {"switches": 0} | dict.fromkeys(drift.COUNTED.values(), 0)
         self.pinned = self.pool.names.index(self.pin) if self.pin in self.pool.names else NONE
 
     # A row's way.
@@ -188,7 +182,7 @@ class Lane:
         if late is not None:
             self.delays += [self.rows - row for row in self.labels.row[slot[late.is_late]].tolist()]
         self.remember_first_rows(x, y, op, weight, blend)
-        self.evaluate(predictions, blend, y, op)
+        self.evaluate(x, predictions, blend, y, op)
         return [answers] if answers.ids else []
 
     def gathered(
@@ -228,34 +222,30 @@ class Lane:
                 place[where] = i
         return origin
 
-    def evaluate(self, predictions: Floats, blend: Floats, y: Floats, op: Bytes) -> None:
+    def evaluate(self, x: Floats, predictions: Floats, blend: Floats, y: Floats, op: Bytes) -> None:
         """Score the labelled rows, look for drift, and come to the control point when it is due."""
-        learned = np.flatnonzero(op & LEARN)
-        if not len(learned):
-            return
+        labelled = np.flatnonzero(op & LEARN)
         signal = np.zeros(len(op))
-        self.scores.step(predictions, blend, y, op, signal)
-        levels = np.zeros(len(learned), np.uint8)
-        self.detector.step(np.ascontiguousarray(signal[learned]), levels)
-        if self.level or levels.any():
-            before = np.concatenate([[self.level], levels[:-1]])
-            for offset in np.flatnonzero(levels != before).tolist():
-                self.follow(int(levels[offset]), self.learned + offset + 1)
-            self.level = int(levels[-1])
-        self.learned += len(learned)
-        if self.is_at_control_point:
+        if len(labelled):
+            self.scores.step(predictions, blend, y, op, signal)
+        for event in self.detector.step(
+            x, predictions, blend, y, op, signal, labelled, self.learned, self.schema.names
+        ):
+            self.counts[drift.COUNTED[type(event)]] += 1
+            self.log.emit(event)
+        self.learned += len(labelled)
+        if len(labelled) and self.is_at_control_point:
             self.control()
 
-    def follow(self, level: int, row: int) -> None:
-        """The detector has come to `level` at labelled row `row`."""
-        about = {"row": row, "detector": self.config.drift["kind"], "signal": "blend_loss"}
-        if level == WARNING:
-            self.counts["warnings"] += 1
-            self.log.emit(events.WarningRaised(**about))
-        elif level == DRIFT:
-            self.counts["drifts"] += 1
-            self.drifted = True
-            self.log.emit(events.DriftDetected(**about, change_rows=self.detector.change_rows()))
+    @property
+    def level(self) -> int:
+        """STABLE, WARNING or DRIFT, at the last labelled row."""
+        return self.detector.level
+
+    @property
+    def drifted(self) -> bool:
+        """Whether there was a DRIFT since the last control point."""
+        return self.detector.drifted
 
     # The control point: whatever changes learners or roles, at fixed labelled-row numbers.
 
@@ -284,7 +274,7 @@ class Lane:
             self.log.emit(events.RatesBoosted(row=row, factor=factor, half_life_rows=half_life))
         elif was_boosted and not self.rates.is_boosted():
             self.log.emit(events.RatesRestored(row=row))
-        self.drifted = False
+        self.detector.drifted = False
         if row % self.weights_rows == 0:
             self.report_weights()
 
@@ -328,6 +318,7 @@ class Lane:
             return
         old, self.layout = self.layout, layout
         self.pool.grow(layout)
+        self.detector.grow(layout)
         if layout.width != old.width:
             self.controller.grow(layout)
             self.scores.grow(layout)
@@ -438,7 +429,7 @@ class Lane:
             blend = np.full((1, 1), np.nan)
             self.controller.step(predictions, y, op, weight, blend)
             blend[0, 0] = first.printed
-            self.evaluate(predictions, blend, y, op)
+            self.evaluate(x, predictions, blend, y, op)
 
     def close(self) -> None:
         """Ends the threads of the pool."""
@@ -469,8 +460,6 @@ class Lane:
             "task_is_fixed": self.task_is_fixed,
             "rows": self.rows,
             "learned": self.learned,
-            "level": self.level,
-            "drifted": self.drifted,
             "champion": self.champion,
             "counts": dict(self.counts),
             "rejected": dict(self.rejected),
@@ -483,7 +472,7 @@ class Lane:
             "learners": self.pool.names,
             "pool": self.pool.state(),
             "controller": {"of": self.config.controller, "state": self.controller.state()},
-            "detector": {"of": self.config.drift, "state": self.detector.state()},
+            "detector": self.detector.state(),
             "rates": self.rates.state(),
             "scores": self.scores.state(),
             "pin": self.pin,
@@ -513,9 +502,9 @@ class Lane:
         self.classes.load_state(state["classes"])
         self.lags.load_state(state["lags"])
         fresh = self.pool.load_state(state["pool"])
-        for name in ("task_is_fixed", "rows", "learned", "level", "drifted"):
+        for name in ("task_is_fixed", "rows", "learned"):
             setattr(self, name, state[name])
-        self.counts, self.rejected = dict(state["counts"]), dict(state["rejected"])
+        self.counts, self.rejected = self.counts | state["counts"], dict(state["rejected"])
         self.first_rows = [FirstRow(**first) for first in state["first_rows"]]
         same_pool = state["learners"] == self.pool.names and not fresh
         if same_pool:
@@ -535,9 +524,7 @@ class Lane:
             self.controller.load_state(state["controller"]["state"])
         else:
             fresh.append("controller")
-        if state["detector"]["of"] == self.config.drift:
-            self.detector.load_state(state["detector"]["state"])
-        else:
+        if not self.detector.load_state(state["detector"]):
             fresh.append("drift")
         return fresh
 

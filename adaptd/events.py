@@ -95,6 +95,27 @@ class DriftDetected(Decision, frozen=True, kw_only=True):
     """Rows since the estimated change; 0 when unknown."""
 
 
+class CovariateShiftDetected(Decision, frozen=True, kw_only=True):
+    """Inputs lie elsewhere than they did. Nothing is reset for it."""
+
+    level: ClassVar[Level] = "warning"
+    predicted_rows: int
+    """Rows predicted so far."""
+    features: list[str] = []
+    """Which have moved; cut to the first ten."""
+
+
+class UnlabelledDriftSuspected(Decision, frozen=True, kw_only=True):
+    """Most rows have no label yet, and the blend is less sure, or its learners agree less, than they did."""
+
+    level: ClassVar[Level] = "warning"
+    predicted_rows: int
+    signals: list[str]
+    """`uncertainty`, `disagreement`."""
+    expected_accuracy: float = math.nan
+    """Estimated from confidence."""
+
+
 class RatesBoosted(Decision, frozen=True, kw_only=True):
     factor: float
     half_life_rows: float

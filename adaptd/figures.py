@@ -115,6 +115,7 @@ class Figures:
             learners=joined([learners(lane) for lane in shown], weights),
             blend_loss=blend.get(loss, math.nan),
             blend_scores=blend,
+            expected_accuracy=mean_scores([lane.detector.expected_accuracy() for lane in shown], weights),
             stages=daemon.stages.copy(),
             checkpoint_time=self.info_time,
             checkpoint_seconds=math.nan if self.info is None else self.info.seconds,
@@ -148,6 +149,8 @@ def counts(lane: Lane, empty: bool = False) -> Counts:
         "labels_expired": labels["expired"],
         "warnings": lane.counts["warnings"],
         "drifts": lane.counts["drifts"],
+        "covariate_shifts": lane.counts["covariate_shifts"],
+        "unlabelled_drifts": lane.counts["unlabelled_drifts"],
         "switches": lane.counts["switches"],
     }
     return plus(found, found, -1) if empty else found

@@ -30,6 +30,7 @@ STAGE_BOUNDS_SECONDS = (
     *(0.1, 0.25, 1.0, 2.5, 10.0, 30.0),
 )
 LABEL_DELAY_BOUNDS_ROWS = (0.0, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
+EXPECTED_OF = ("predicted", "labelled")
 EXPIRY_REASONS = ("rows", "bytes", "age")
 
 
@@ -152,8 +153,14 @@ class Snapshot(msgspec.Struct):
     learners: list[LearnerFigures] = []
     blend_loss: float = math.nan
     blend_scores: dict[str, float] = {}
+    expected_accuracy: dict[str, float] = msgspec.field(
+        default_factory=lambda: dict.fromkeys(EXPECTED_OF, math.nan)
+    )
+    """Fading, estimated from confidence: of all predicted rows, and of those whose label has come."""
     warnings: int = 0
     drifts: int = 0
+    covariate_shifts: int = 0
+    unlabelled_drifts: int = 0
     switches: int = 0
     stages: dict[str, Histogram] = msgspec.field(default_factory=_stage_histograms)
     checkpoint_time: float = math.nan
@@ -337,8 +344,23 @@ def _learner_families(s: Snapshot) -> Iterator[Metric]:
     for score, value in s.blend_scores.items():
         blend.add_metric([score], value)
     yield blend
+    expected = GaugeMetricFamily(
+        "adaptd_expected_accuracy",
+        "Fading accuracy of the blend as its confidence lets expect: of all rows, and of those whose label "
+        "came, to be held against adaptd_blend_score.",
+        labels=["rows"],
+    )
+    for rows, value in s.expected_accuracy.items():
+        expected.add_metric([rows], value)
+    yield expected
     yield _counter("adaptd_warnings", "Times that a drift detector warned.", s.warnings)
     yield _counter("adaptd_drifts", "Times that concept drift was detected.", s.drifts)
+    yield _counter("adaptd_covariate_shifts", "Times that the inputs moved.", s.covariate_shifts)
+    yield _counter(
+        "adaptd_unlabelled_drifts",
+        "Times that drift seemed possible on rows without labels.",
+        s.unlabelled_drifts,
+    )
     yield _counter("adaptd_switches", "Times that another learner became champion.", s.switches)
 
 

@@ -222,6 +222,7 @@ def schemas() -> Schema:
          "rows": COUNT, "predictions": COUNT, "labels": COUNT, "rows_per_second": NUMBER_OR_NULL,
          "champion": {"type": ["string", "null"]}, "speaker": text, "scores": {"type": "object"},
          "loss": NUMBER_OR_NULL, "drifts": COUNT, "warnings": COUNT, "switches": COUNT,
+         "covariate_shifts": COUNT, "unlabelled_drifts": COUNT, "expected_accuracy": {"type": "object"},
          "rejects": {"type": "object", "additionalProperties": COUNT}, "label_buffer": {"type": "object"},
          "label_delay_rows": NUMBER_OR_NULL, "checkpoint": {"type": "object"}, "source": {"type": "object"},
          "sink": {"type": "object"}, "stopped_by": text}

@@ -101,7 +101,11 @@ def family_words(section: str, family: str) -> str:
             "(true: it predicts and learns no more).\n"
         )
     default = default_table(section)["kind"]
-    extra = " Beside its options: `format`, json or csv." if section == "sink" else ""
+    extra = {
+        "sink": " Beside its options: `format`, json or csv.",
+        "drift": " Beside its options: `enabled` (false: nothing is looked for, no drift changes anything) "
+        "and `unlabelled` (false: rows without a label are not watched).",
+    }.get(section, "")
     return f'`kind` and its options; without the section `kind = "{default}"`.{extra}\n'
 
 

@@ -101,7 +101,7 @@ def rehearse(old: Config, new: Config, task: str) -> None:
             pool.build_slot(name, options, layout, new.seed)
     module, options = configuration.built("controllers", new.controller)
     module.build(options, layout, len(wanted))
-    module, options = configuration.built("detectors", new.drift)
+    module, options = configuration.built("detectors", new.drift, configuration.DRIFT_KEYS)
     module.build(options)
     rates.Config(**new.rates)
 

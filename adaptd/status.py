@@ -137,6 +137,9 @@ def figures(status: dict[str, Any], history: list[dict[str, Any]]) -> Table:
     table.add_row(
         "champion", Text(status.get("champion") or "-"), f"{number(status.get('switches'))} switches"
     )
+    expected = (status.get("expected_accuracy") or {}).get("predicted")
+    if expected is not None:
+        table.add_row("expected", number(expected), "accuracy, by its confidence")
     table.add_row("drifts", number(status.get("drifts")), f"{number(status.get('warnings'))} warnings")
     return table
 

@@ -111,8 +111,7 @@ def test_learns_and_recovers_from_drift():
 
 def test_drift_is_called_soon():
     bench = Bench(learners=SLOW_POOL).feed(streams.classes(4000, drift_at=3000))
-    (row, _), *_ = bench.events("drift_detected")
-    assert 3000 < row < 3300
+    assert any(3000 < row < 3300 for row, _ in bench.events("drift_detected"))
 
 
 def test_drift_boosts_rates_at_the_next_control_point_and_they_decay():

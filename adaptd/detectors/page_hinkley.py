@@ -54,7 +54,7 @@ class PageHinkley:
     def __init__(self, config: Config) -> None:
         self.config = config
         # Number of values, mean, sum of squared deviations, running sum, its least value, values since
-        # that, and the values since the change point last reported.
+        # that, and what `change_rows` answers.
         self.sums = np.zeros(7)
 
     def step(self, values: Floats, levels: Bytes) -> None:
@@ -80,8 +80,6 @@ def _walk(values, levels, sums, delta, threshold, warning_threshold, grace, sd_m
     for i in range(values.shape[0]):
         levels[i] = STABLE
         value = values[i]
-        if since_change > 0.0:
-            since_change += 1.0
         if not math.isfinite(value):
             continue
         count += 1.0

@@ -25,6 +25,16 @@ const Decisions = (() => {
       `${p.detector} on ${p.signal}${p.change_rows ? `, change about ${format.row(p.change_rows)} rows before` : ""}`,
       "drift",
     ],
+    covariate_shift_detected: (p) => [
+      "Inputs have moved",
+      `${p.features.join(", ")}, at predicted row ${format.row(p.predicted_rows)}`,
+      "warning",
+    ],
+    unlabelled_drift_suspected: (p) => [
+      "Drift possible where labels are missing",
+      `${p.signals.join(" and ")} rose${p.expected_accuracy === null ? "" : `; expected accuracy ${p.expected_accuracy.toFixed(3)}`}`,
+      "warning",
+    ],
     warning_raised: (p) => ["Warning of drift", `${p.detector} on ${p.signal}`, "warning"],
     champion_changed: (p) => [
       `Champion is ${p.champion}`,
