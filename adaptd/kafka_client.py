@@ -8,6 +8,8 @@ Options go to librdkafka as they are written. A secret need not stand in the con
 import logging
 import os
 import pathlib
+import queue
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -151,3 +153,35 @@ class Reporter(logging.Handler):
         if record.created - self.last >= 1.0:
             self.last = record.created
             self.tell(record.getMessage()[:500])
+
+
+class Caller:
+    """Makes calls in a thread of its own, for those that might never return.
+
+    One that does not return keeps its thread, which does not hold up the end of the process.
+    """
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name="kafka caller", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            call = self._calls.get()
+            try:
+                call()
+            except BaseException as error:
+                self._answers.put(error)
+            else:
+                self._answers.put(None)
+
+    def call(self, call: Callable[[], None], seconds_max: float) -> None:
+        """Returns when `call` has, and raises what it raises. TimeoutError: make another `Caller`."""
+        self._calls.put(call)
+        try:
+            error = self._answers.get(timeout=seconds_max)
+        except queue.Empty:
+            raise TimeoutError from None
+        if error is not None:
+            raise error

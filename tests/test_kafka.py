@@ -1,5 +1,6 @@
 """Kafka source and sink on a real broker: what goes in comes out once, whatever happens in between."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import tomllib
 from functools import partial
 
 import pytest
+from confluent_kafka import Producer
 
 from adaptd import config as configuration
 from adaptd import kafka_client
@@ -166,3 +168,89 @@ def test_a_broker_or_topic_that_is_not_there_is_said(broker, tmp_path):
     configured = tree(broker, "there", tmp_path, sink={"topic": "nowhere"})
     with pytest.raises(AdaptdError, match="the topic 'nowhere' must be on"):
         Running(configured)
+
+
+def test_a_producer_that_is_shut_out_sends_again_what_nobody_saw(broker, tmp_path):
+    topics(broker, "fenced-lane")
+    lines = rows(900)
+    configured = tree(broker, "fenced-lane", tmp_path)
+    with Running(configured) as running:
+        for start in range(0, 900, 300):
+            broker.produce("fenced-lane-in", lines[start : start + 300])
+            running.wait_for(partial(has, broker, "fenced-lane-out", start + 300), "the predictions")
+            # As a second owner of the name would, or the brokers after a transaction that took too long.
+            name = running.replica.sink.name
+            usurper = Producer({"bootstrap.servers": broker.servers, "transactional.id": name})
+            usurper.init_transactions(30)
+    assert values(broker, "fenced-lane-out") == expected(configured, lines)
+    assert running.events("transaction_aborted")
+    assert [event["reason"] for event in running.events("partition_dropped")] == [
+        "aborted",
+        "aborted",
+        "revoked",
+    ]
+
+
+def test_partitions_move_with_their_lanes_and_nothing_is_lost_or_doubled(broker, tmp_path):
+    topics(broker, "moving", 2)
+    lines = {partition: rows(1200, seed=partition) for partition in (0, 1)}
+    configured = [
+        tree(
+            broker, "moving", tmp_path / name,
+            checkpoint={"directory": str(tmp_path / name), "url": str(tmp_path / "shared")},
+        )
+        for name in ("one", "two")
+    ]  # fmt: skip
+
+    def feed(start, stop):
+        for partition in (0, 1):
+            broker.produce("moving-in", lines[partition][start:stop], partition)
+
+    with Running(configured[0]) as one:
+        feed(0, 300)
+        one.wait_for(partial(has, broker, "moving-out", 600), "the first predictions")
+        with Running(configured[1]) as two:
+            feed(300, 600)
+            two.wait_for(lambda: two.events("partition_started"), "a partition of the second replica")
+            feed(600, 900)
+            two.wait_for(partial(has, broker, "moving-out", 1800), "the predictions of both")
+            assert two.replica.figures.snapshot().predictions > 0
+        feed(900, 1200)
+        one.wait_for(partial(has, broker, "moving-out", 2400), "the last predictions")
+    # The one who went took a fresh checkpoint along: there was nothing to do again.
+    assert {event["replayed"] for running in (one, two) for event in running.events("partition_started")} == {
+        0
+    }
+    for partition in (0, 1):
+        assert values(broker, "moving-out", partition) == expected(configured[0], lines[partition])
+
+
+def all_learned(running, n):
+    return sum(lane.learned for lane in running.replica.lanes()) == n
+
+
+def test_labels_of_a_topic_of_their_own_meet_their_rows(broker, tmp_path):
+    topics(broker, "two", 2)
+    broker.create("two-labels", 2)
+    configured = tree(broker, "two", tmp_path, source={"labels_topic": "two-labels"})
+    records = {partition: rows(400, seed=partition) for partition in (0, 1)}
+
+    def feed(start, stop):
+        for partition, lines in records.items():
+            whole = [json.loads(line) for line in lines[start:stop]]
+            features = [json.dumps({"id": row["id"], "x": row["x"]}).encode() for row in whole]
+            labels = [json.dumps({"id": row["id"], "y": row["y"]}).encode() for row in whole]
+            broker.produce("two-in", features, partition)
+            broker.produce("two-labels", labels, partition)
+
+    learned = 0
+    for start, stop in ((0, 250), (250, 400)):
+        feed(start, stop)
+        with Running(configured) as running:
+            running.wait_for(partial(has, broker, "two-out", 2 * stop), "the predictions")
+            running.wait_for(partial(all_learned, running, 2 * stop), "the labels")
+        learned = running.replica.figures.snapshot().labels
+    assert learned == 300, "what was learned before the restart was not learned again"
+    found = [json.loads(record.value)["id"] for record in broker.committed("two-out")]
+    assert sorted(found) == sorted([*range(400), *range(400)])
+    assert not broker.committed("two-dead")

@@ -18,6 +18,7 @@ transaction. `at_least_once`: no line is lost; after a crash those since the las
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -30,6 +31,9 @@ from adaptd.errors import AdaptdError
 RESERVED = {"bootstrap.servers", "transactional.id", "enable.idempotence", "transaction.timeout.ms"}
 # One call to the brokers; until the time is up it is made again.
 CALL_SECONDS = 2.0
+# librdkafka 2.16 can wait for ever for a coordinator that has come back, whatever time limit it is given
+# (librdkafka issues 5456 and 5511): such a producer is left alone and replaced.
+HANGING_SECONDS = 10.0
 # A producer that the brokers shut out is replaced so many times in a row, and then adaptd gives up.
 REPLACED_MAX = 5
 
@@ -84,6 +88,8 @@ class KafkaSink:
         self.is_open = False
         self.opened = 0.0
         self.failure: KafkaError | None = None
+        self.caller = kafka_client.Caller()
+        self.is_hanging = False
         self.producer = self.connect()
 
     def connect(self) -> Producer:
@@ -203,7 +209,9 @@ class KafkaSink:
             if self.name:
                 producer = self.producer
                 self.insist(
-                    lambda seconds: producer.send_offsets_to_transaction(offsets, group, seconds),
+                    lambda seconds: self.guarded(
+                        partial(producer.send_offsets_to_transaction, offsets, group, seconds)
+                    ),
                     "the positions could not be added to the transaction",
                 )
                 self.insist(producer.commit_transaction, "a transaction could not be committed")
@@ -214,6 +222,15 @@ class KafkaSink:
                 self.is_open = False
         finally:
             self.blocked_seconds += time.monotonic() - begun
+
+    def guarded(self, call: Callable[[], None]) -> None:
+        """A call that may hang. Raises Aborted then."""
+        try:
+            self.caller.call(call, HANGING_SECONDS)
+        except TimeoutError:
+            # The hanging thread keeps what it hangs in; taking that apart would hang as well.
+            self.caller, self.is_hanging = kafka_client.Caller(), True
+            raise Aborted("the Kafka client does not come back from adding positions") from None
 
     def insist(self, call: Callable[[float], Any], failed: str) -> None:
         """Make the call until it is done, the transaction has to be aborted, or the time is up."""
@@ -239,6 +256,10 @@ class KafkaSink:
             self.producer.purge()
             self.producer.poll(0)
             self.failure = None
+            return
+        if self.is_hanging:
+            self.is_hanging = False
+            self.replace(Aborted("the Kafka client hangs"))
             return
         try:
             self.insist(self.producer.abort_transaction, "a transaction could not be aborted")
