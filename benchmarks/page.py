@@ -98,6 +98,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--rows", type=int, default=1_000_000)
     options.add_argument("--minutes", type=float, default=10.0)
+    options.add_argument("--before", type=float, default=0.0, help="minutes before the page is opened")
     options.add_argument(
         "--default-pool", action="store_true", help="all learners; takes minutes to get there"
     )
