@@ -134,6 +134,7 @@ class Api:
                 "champion": champion,
                 "speaker": s.speaker,
                 "scores": s.blend_scores,
+                "coverage": s.coverage or None,
                 "loss": s.blend_loss,
                 "drifts": s.drifts,
                 "warnings": s.warnings,

@@ -151,6 +151,9 @@ class OutputConfig(Section, frozen=True):
 
     explain: bool = False
     """Whether JSON lines and the API's replies say what each learner contributed to the prediction."""
+    coverage: Annotated[float, msgspec.Meta(ge=0.0, le=0.999)] = 0.0
+    """How often the truth shall lie in the interval, or the set of classes, that JSON lines and the API's
+    replies then have; for example 0.9. 0: neither."""
 
 
 class Config(Section, frozen=True):
@@ -195,6 +198,7 @@ COMPONENTS: dict[str, tuple[str, dict[str, type]]] = {
 
 # What an output line has of its own, and what it has when it is asked for.
 OUTPUT_KEYS = ("id", "prediction", "proba", "learner", "row")
+COVERAGE_KEYS = ("interval", "classes")
 EXPLAIN_KEYS = ("contributions", "bias", "against")
 # Keys of [pool.learners.NAME] that the pool reads: predicts and learns no more; sees the last labels.
 LEARNER_KEYS: dict[str, type] = {"frozen": bool, "lagged": bool}
@@ -301,6 +305,7 @@ def between_keys(config: Config) -> list[str]:
                 "Rename one, or set the one that you do not have to ''."
             )
     own_keys = (*OUTPUT_KEYS, *(EXPLAIN_KEYS if config.output.explain else ()))
+    own_keys += COVERAGE_KEYS if config.output.coverage else ()
     for name in config.fields.echo:
         if name in own_keys:
             faults.append(

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from adaptd import commands, drift, events, explain, rates, reload, schema
+from adaptd import commands, coverage, drift, events, explain, rates, reload, schema
 from adaptd import config as configuration
-from adaptd.answers import Answers, merged
+from adaptd.answers import Answers, Beside, merged
 from adaptd.contracts import (
     LEARN,
     PREDICT,
@@ -80,6 +80,7 @@ class Lane:
         self.detector = drift.Watch(self.config, layout)
         self.rates = rates.RateControl(rates.Config(**self.config.rates), n)
         self.scores = Scores(layout, n + 1)
+        self.coverage = coverage.build(self.config.output.coverage, layout)
         self.champion = NONE
         self.counts = {"switches": 0} | dict.fromkeys(drift.COUNTED.values(), 0)
         self.pinned = self.pool.names.index(self.pin) if self.pin in self.pool.names else NONE
@@ -118,8 +119,9 @@ class Lane:
         predictions = self.pool.preview(self.schema.encode_known(rows), self.lags.now(n))
         asked = np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
         blend, parts = self.blended(predictions, *asked)
-        names = [] if parts is None else self.pool.names
-        return Answers(rows.ids, 1, blend, self.layout.task, self.speaker_name, None, parts, names)
+        given = None if self.coverage is None else self.coverage.now(blend)
+        beside = Beside(tuple(self.pool.names), parts, given)
+        return Answers(rows.ids, 1, blend, self.layout.task, self.speaker_name, None, beside)
 
     def blended(
         self, predictions: Floats, y: Floats, op: Bytes, weight: Floats
@@ -176,8 +178,9 @@ class Lane:
             self.labels.x[slot[waits]], self.labels.lags[slot[waits]] = x[waits], lags[waits]
             self.labels.predictions[slot[waits]] = predictions[:, waits].swapaxes(0, 1)
             self.labels.blend[slot[waits]] = blend[waits]
+        given = coverage.step(self.coverage, blend, y, op, slot, late, self.labels)
 
-        answers = self.answers(rows, source, blend, parts, late)
+        answers = self.answers(rows, source, blend, Beside(tuple(self.pool.names), parts, given), late)
         self.rows += len(answers.ids)
         if late is not None:
             self.delays += [self.rows - row for row in self.labels.row[slot[late.is_late]].tolist()]
@@ -197,7 +200,7 @@ class Lane:
         return x, weight
 
     def answers(
-        self, rows: Rows, source: Ints, blend: Floats, parts: Floats | None, late: "Late | None"
+        self, rows: Rows, source: Ints, blend: Floats, beside: Beside, late: "Late | None"
     ) -> Answers:
         """What is said of the block's rows that asked."""
         if late is None:
@@ -206,10 +209,8 @@ class Lane:
         else:
             asked = source[~late.is_late].tolist()
             ids, echo = [rows.ids[i] for i in asked], rows.echo and [rows.echo[i] for i in asked]
-            values, parts = blend[~late.is_late], None if parts is None else parts[~late.is_late]
-        names = [] if parts is None else self.pool.names
-        speaker = self.speaker_name
-        return Answers(ids, self.rows + 1, values, self.layout.task, speaker, echo, parts, names)
+            values, beside = blend[~late.is_late], beside.taken(~late.is_late)
+        return Answers(ids, self.rows + 1, values, self.layout.task, self.speaker_name, echo, beside)
 
     def origins(self, source: Ints, slot: Ints) -> Ints:
         """[n]: for a late label whose row came in this same block, that row's place; else NONE."""
@@ -475,6 +476,7 @@ class Lane:
             "detector": self.detector.state(),
             "rates": self.rates.state(),
             "scores": self.scores.state(),
+            "coverage": None if self.coverage is None else self.coverage.state(),
             "pin": self.pin,
             "pin_told": self.config.control.pin,
             "commands": [list(command) for command in self.commands],
@@ -526,6 +528,11 @@ class Lane:
             fresh.append("controller")
         if not self.detector.load_state(state["detector"]):
             fresh.append("drift")
+        saved = state["coverage"]
+        if self.coverage is not None and saved is not None and saved["asked"] == self.coverage.asked:
+            self.coverage.load_state(saved)
+        elif self.coverage is not None:
+            fresh.append("coverage")
         return fresh
 
 

@@ -116,6 +116,7 @@ class Figures:
             blend_loss=blend.get(loss, math.nan),
             blend_scores=blend,
             expected_accuracy=mean_scores([lane.detector.expected_accuracy() for lane in shown], weights),
+            coverage={} if first.coverage is None else first.coverage.figures(),
             stages=daemon.stages.copy(),
             checkpoint_time=self.info_time,
             checkpoint_seconds=math.nan if self.info is None else self.info.seconds,

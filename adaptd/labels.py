@@ -14,6 +14,7 @@ import numpy as np
 
 from adaptd.config import LabelsConfig
 from adaptd.contracts import Floats, Reject, State
+from adaptd.coverage import GIVEN
 from adaptd.kernels.blocks import LAGS
 from adaptd.numerics import enlarged
 
@@ -25,7 +26,8 @@ class LabelBuffer:
     """Rows that wait for their label, and labels that wait for their row.
 
     A waiting row has a *slot*: an index into the arrays `x` [slots, n_features], `predictions` [slots,
-    n_learners, width], `blend` [slots, width], `lags` [slots, LAGS], `row` and `time` [slots].
+    n_learners, width], `blend` [slots, width], `lags` [slots, LAGS], `given` [slots, GIVEN] (the bound that
+    came with the prediction), `row` and `time` [slots].
     """
 
     def __init__(self, config: LabelsConfig, n_learners: int) -> None:
@@ -37,6 +39,7 @@ class LabelBuffer:
         self.predictions = np.zeros((0, n_learners, 0))
         self.blend = np.zeros((0, 0))
         self.lags = np.zeros((0, LAGS))
+        self.given = np.full((0, GIVEN), math.nan)
         self.row = np.zeros(0, np.int64)
         self.time = np.zeros(0)
         self.weight = np.zeros(0)
@@ -59,6 +62,7 @@ class LabelBuffer:
         """The task has become regression: `printed` [slots] is the number that was answered then."""
         self.predictions = np.full((len(printed), n_learners, 1), math.nan)
         self.blend = np.ascontiguousarray(printed[:, None])
+        self.given[:] = math.nan
 
     def advance(self, time: float) -> None:
         """The event-time clock follows the greatest time seen, and expires what has become too old."""
@@ -78,6 +82,7 @@ class LabelBuffer:
             self.enlarge()
         slot = self.free.pop()
         self.row[slot], self.time[slot], self.weight[slot] = row, time, weight
+        self.given[slot] = math.nan
         if identifier is None:
             self.released.append(slot)
             return slot
@@ -128,6 +133,7 @@ class LabelBuffer:
         self.lags = enlarged(self.lags, (more, LAGS))
         self.predictions = enlarged(self.predictions, (more, *self.predictions.shape[1:]))
         self.blend = enlarged(self.blend, (more, *self.blend.shape[1:]))
+        self.given = enlarged(self.given, (more, GIVEN), math.nan)
         self.row = enlarged(self.row, (more,))
         self.time = enlarged(self.time, (more,))
         self.weight = enlarged(self.weight, (more,))
@@ -149,6 +155,7 @@ class LabelBuffer:
             "lags": self.lags[slots],
             "predictions": self.predictions[slots],
             "blend": self.blend[slots],
+            "given": self.given[slots],
             "row": self.row[slots],
             "time": self.time[slots],
             "weight": self.weight[slots],
@@ -166,7 +173,7 @@ class LabelBuffer:
                 state["early_ids"], state["early_labels"], state["early_positions"], strict=True
             )
         )
-        for name in ("x", "lags", "predictions", "blend", "row", "time", "weight"):
+        for name in ("x", "lags", "predictions", "blend", "given", "row", "time", "weight"):
             setattr(self, name, state[name].copy())
         if places is not None:
             self.predictions = self.predictions[:, places]

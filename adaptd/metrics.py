@@ -157,6 +157,8 @@ class Snapshot(msgspec.Struct):
         default_factory=lambda: dict.fromkeys(EXPECTED_OF, math.nan)
     )
     """Fading, estimated from confidence: of all predicted rows, and of those whose label has come."""
+    coverage: dict[str, float | None] = {}
+    """`Coverage.figures`; empty: none is asked for."""
     warnings: int = 0
     drifts: int = 0
     covariate_shifts: int = 0
@@ -323,6 +325,10 @@ _LEARNER_GAUGES = (
 )
 
 
+def nan_for_none(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
 SCORE_WORDS = (
     "Fading score, prequential; calibration_error: mean distance between confidence and hits, in 15 bins."
 )
@@ -353,6 +359,20 @@ def _learner_families(s: Snapshot) -> Iterator[Metric]:
     for rows, value in s.expected_accuracy.items():
         expected.add_metric([rows], value)
     yield expected
+    about = s.coverage.get
+    for name, text, share in (
+        ("asked", "Share of labels that intervals or sets of classes shall hold", about("asked")),
+        ("reached", "Share that they held", about("reached")),
+        ("recent", "Share that they held, fading", about("recent")),
+        ("worst_window", "Share that they held in the worst 1,000 rows", about("worst_window")),
+    ):
+        yield _gauge(f"adaptd_coverage_{name}", f"{text}; NaN: none is asked for.", nan_for_none(share))
+    for size, text in (
+        ("interval_width", "Fading mean width of the intervals"),
+        ("set_size", "Fading mean number of classes in the sets"),
+    ):
+        fading = nan_for_none(about(f"recent_{size}"))
+        yield _gauge(f"adaptd_{size}", f"{text}; NaN: none is asked for.", fading)
     yield _counter("adaptd_warnings", "Times that a drift detector warned.", s.warnings)
     yield _counter("adaptd_drifts", "Times that concept drift was detected.", s.drifts)
     yield _counter("adaptd_covariate_shifts", "Times that the inputs moved.", s.covariate_shifts)

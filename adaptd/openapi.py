@@ -204,7 +204,9 @@ def schemas() -> Schema:
         {"prediction": SCALAR, "learner": text, "id": SCALAR, "row": COUNT,
          "proba": {"type": "object", "additionalProperties": {"type": "number"}},
          "contributions": {"type": ["object", "null"], "additionalProperties": {"type": "number"}},
-         "bias": NUMBER_OR_NULL, "against": SCALAR},
+         "bias": NUMBER_OR_NULL, "against": SCALAR,
+         "interval": {"type": ["array", "null"], "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
+         "classes": {"type": "array", "items": SCALAR}},
         ["prediction", "learner"],
     )  # fmt: skip
     learner = thing(
@@ -221,6 +223,7 @@ def schemas() -> Schema:
         {"version": text, "task": text, "ready": {"type": "boolean"}, "uptime_seconds": {"type": "number"},
          "rows": COUNT, "predictions": COUNT, "labels": COUNT, "rows_per_second": NUMBER_OR_NULL,
          "champion": {"type": ["string", "null"]}, "speaker": text, "scores": {"type": "object"},
+         "coverage": {"type": ["object", "null"], "additionalProperties": NUMBER_OR_NULL},
          "loss": NUMBER_OR_NULL, "drifts": COUNT, "warnings": COUNT, "switches": COUNT,
          "covariate_shifts": COUNT, "unlabelled_drifts": COUNT, "expected_accuracy": {"type": "object"},
          "rejects": {"type": "object", "additionalProperties": COUNT}, "label_buffer": {"type": "object"},

@@ -193,6 +193,7 @@ def summary(lane: Lane, seconds: float) -> dict[str, Any]:
         "rows": lane.rows,
         "task": lane.layout.task,
         **lane.scores.cumulative(len(names)),
+        **({} if lane.coverage is None else {"coverage": lane.coverage.figures()}),
         "seconds": round(seconds, 3),
         "rows_per_second": round(lane.rows / seconds, 1) if seconds else None,
         "learners": {name: lane.scores.cumulative(index) for index, name in enumerate(names)},

@@ -71,6 +71,13 @@ def table(result: dict[str, Any]) -> None:
         f"{result['drifts']} drifts, {result['switches']} switches of the champion, "
         f"{result['rows_per_second']:,.0f} rows a second"
     )
+    if "coverage" in result:
+        covered = [
+            f"{key.replace('_', ' ')} {number(value)}"
+            for key, value in result["coverage"].items()
+            if not key.startswith("recent")
+        ]
+        console.print(f"coverage: {', '.join(covered)}")
     if "holdout" in result:
         held = {key: number(value) for key, value in result["holdout"].items() if key != "rows"}
         words = ", ".join(f"{key} {value}" for key, value in held.items())

@@ -128,6 +128,12 @@ def figures(status: dict[str, Any], history: list[dict[str, Any]]) -> Table:
     for other, value in scores.items():
         if other != name:
             table.add_row(other.replace("_", " "), number(value), "")
+    coverage = status.get("coverage") or {}
+    if coverage:
+        size = "set size" if "set_size" in coverage else "interval width"
+        given = coverage.get(f"recent_{size.replace(' ', '_')}")
+        words = f"of {number(coverage.get('asked'))}, {size} {number(given)}"
+        table.add_row("coverage", number(coverage.get("recent")), words)
     table.add_row(
         "rows a second",
         Text(number(status.get("rows_per_second")), "bold"),
