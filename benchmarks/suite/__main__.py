@@ -31,7 +31,9 @@ from benchmarks.suite import ablations, bars, collected, compare, tables
 from benchmarks.suite.runs import Runner
 from benchmarks.suite.systems import ALWAYS, QUICK, SYSTEMS
 
-QUICK_ROWS = 5_000
+QUICK_ROWS = 6_000
+# Of a concept, so that some change.
+QUICK_STRETCH_ROWS = 1_500
 BAR_SYSTEMS = ["adaptd", "adaptd-no-lags", "capymoa-arf10"]
 ABLATION_STREAMS = ["phishing_small", "segments", "approval", "sea_abrupt", "agrawal_recurring", "rbf_abrupt"]
 
@@ -55,11 +57,14 @@ def parser() -> argparse.ArgumentParser:
         "--data", type=pathlib.Path, help="a folder of .csv or .csv.gz files to measure on too"
     )
     options.add_argument("--seeds", type=int, default=0, help="of each generated stream")
-    options.add_argument("--stretch-rows", type=int, default=5_000, help="rows of a concept, for the bars")
+    options.add_argument("--stretch-rows", type=int, default=5_000, help="of a concept of a generated stream")
     options.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                          help="for every adaptd of a bar, as for `adaptd run`")  # fmt: skip
     options.add_argument("--only", type=words, default=[], help="of the ablations, by name")
     options.add_argument("--quick", action="store_true", help=f"few streams, {QUICK_ROWS:,} rows, one seed")
+    options.add_argument(
+        "--together", action="store_true", help="one process a system, not a stream; --quick does so too"
+    )
     options.add_argument("--results", type=pathlib.Path, default=pathlib.Path("run/bench"))
     options.add_argument(
         "--peers-python", help="interpreter that has the peers; else .venv-peers, else this one"
@@ -75,7 +80,9 @@ def part_of(chosen: argparse.Namespace, runner: Runner) -> bars.Part:
         listed = chosen.streams or (list(collected.QUICK) if chosen.quick else collected.names(chosen.data))
         rows = chosen.rows or (QUICK_ROWS if chosen.quick else 0)
         seeds = chosen.seeds or (1 if chosen.quick else 3)
-        return compare.compare(runner, listed, systems, seeds, rows, streams, chosen.data)
+        stretch = QUICK_STRETCH_ROWS if chosen.quick else chosen.stretch_rows
+        together = chosen.quick or chosen.together
+        return compare.compare(runner, listed, systems, seeds, rows, streams, chosen.data, stretch, together)
     seeds = chosen.seeds or (1 if chosen.what in ("stationary", "ablations") else 10)
     if chosen.what == "ablations":
         listed = chosen.streams or ABLATION_STREAMS

@@ -18,24 +18,23 @@ def ablate(
     variants = {"default": []} | {
         name: parts for name, parts in ablations().items() if not chosen or name in chosen
     }
-    seeds_of = {name: range(seeds if collected.is_seeded(name) else 1) for name in streams}
-    runner.total += len(variants) * sum(map(len, seeds_of.values()))
-    cells: dict[str, dict[str, float]] = {name: {} for name in variants}
-    seconds: dict[str, float] = dict.fromkeys(variants, 0.0)
-    learned = 0
-    is_error: dict[str, bool] = {}
-    for stream_name in streams:
-        made = [collected.collect(stream_name, folder, rows, seed, data) for seed in seeds_of[stream_name]]
-        is_error[stream_name] = made[0].task == "regression"
-        score = "mae" if is_error[stream_name] else "accuracy"
-        learned += sum(stream.rows for stream in made)
-        for variant, parts in variants.items():
-            runs = runner.run_all(adaptd(variant, *parts), made)
-            if len(runs) == len(made):
-                cells[variant][stream_name], _ = ranks.mean_and_error(
-                    [scores(run.said)[score] for run in runs]
-                )
-                seconds[variant] += sum(run.measured["loop_seconds"] for run in runs)
+    made = [
+        collected.collect(name, folder, rows, seed, data)
+        for name in streams
+        for seed in range(seeds if collected.is_seeded(name) else 1)
+    ]
+    runner.total += len(variants) * len(made)
+    cells: dict[str, dict[str, float]] = {}
+    seconds: dict[str, float] = {}
+    is_error = {stream.family: stream.task == "regression" for stream in made}
+    for variant, parts in variants.items():
+        found: dict[str, list[float]] = {}
+        runs = runner.run_all(adaptd(variant, *parts), made)
+        for run in runs:
+            score = "mae" if is_error[run.stream.family] else "accuracy"
+            found.setdefault(run.stream.family, []).append(scores(run.said)[score])
+        cells[variant] = {stream: ranks.mean_and_error(values)[0] for stream, values in found.items()}
+        seconds[variant] = sum(run.measured["loop_seconds"] for run in runs)
     lines = []
     for variant, of in cells.items():
         gains = [
@@ -56,4 +55,4 @@ def ablate(
         "accuracy or per cent of the error; below 0 it harms. `CPU`: seconds against the default's.\n\n"
         + tables.table(["", "brings", *streams, "CPU"], lines)
     )
-    return words, {"ablations": {"scores": cells, "loop_seconds": seconds, "rows": learned}}, {}
+    return words, {"ablations": {"scores": cells, "loop_seconds": seconds}}, {}

@@ -12,6 +12,8 @@ from benchmarks.suite.systems import System
 
 BEST_LEARNER_MARGIN = 0.005
 MEMORY_MB_MAX = 400
+# Less CPU time than this is not told apart from none.
+MEASURABLE_SECONDS = 0.1
 COST_PEERS = ("capymoa-arf10", "capymoa-arf10-numbers")
 # Coloured in the chart: adaptd, and what people would take today.
 MARKED = (
@@ -30,15 +32,27 @@ Found = dict[str, dict[str, list[Run]]]
 
 def compare(
     runner: Runner, streams: list[str], systems: list[System], seeds: int, rows: int, folder: pathlib.Path,
-    data: pathlib.Path | None,
+    data: pathlib.Path | None, stretch_rows: int = 5000, together: bool = False,
 ) -> Part:  # fmt: skip
-    """Every system on every stream, and the report."""
+    """Every system on every stream, and the report. together: one process a system, not one a stream too."""
     seeds_of = {name: seeds if collected.is_seeded(name) else 1 for name in streams}
     runner.total += len(systems) * sum(seeds_of.values())
     found: Found = {}
+    if together:
+        made = [
+            collected.collect(name, folder, rows, seed, data, stretch_rows)
+            for name in streams
+            for seed in range(seeds_of[name])
+        ]
+        for system in systems:
+            for run in runner.run_all(system, made):
+                found.setdefault(run.stream.family, {}).setdefault(system.name, []).append(run)
+        return report(
+            {name: found[name] for name in streams if name in found}, [system.name for system in systems]
+        )
     for name in streams:
         for seed in range(seeds_of[name]):
-            stream = collected.collect(name, folder, rows, seed, data)
+            stream = collected.collect(name, folder, rows, seed, data, stretch_rows)
             for system in systems:
                 if (run := runner.run(system, stream)) is not None:
                     found.setdefault(name, {}).setdefault(system.name, []).append(run)
@@ -116,21 +130,35 @@ def streams_table(part: Found) -> str:
 
 
 def ranking(part: Found, score: str) -> str:
+    """Mean ranks, each adaptd by itself among the peers: two of one kind would share the good ranks."""
     by_system: dict[str, dict[str, float]] = {}
     for stream, of in cells(part, score).items():
         for name, (value, _) in of.items():
             by_system.setdefault(name, {})[stream] = value
-    result = ranks.ranks(by_system, score in LOWER_IS_BETTER)
-    missing = [name for name in by_system if name not in result.systems]
-    rows = [[name, tables.number(mean, 2)] for name, mean in zip(result.systems, result.means, strict=True)]
-    words = f"### Mean rank by {score.replace('_', ' ')} over {len(result.streams)} streams\n\n"
-    words += tables.table(["system", "mean rank"], rows)
-    if math.isfinite(result.distance):
-        words += f"\nMean ranks less than {result.distance:.2f} apart may be chance (Nemenyi, 0.05)"
-        words += f"; Friedman's p = {result.p_value:.2g}.\n" if math.isfinite(result.p_value) else ".\n"
-    if missing:
+    own = [name for name in by_system if is_own(name)]
+    results = [
+        ranks.ranks(
+            {name: by_system[name] for name in by_system if name == chosen or not is_own(name)},
+            score in LOWER_IS_BETTER,
+        )
+        for chosen in own or [""]
+    ]
+    words = f"### Mean rank by {score.replace('_', ' ')} over {len(results[0].streams)} streams\n\n"
+    for result in results:
+        listed = [f"{name} {mean:.2f}" for name, mean in zip(result.systems, result.means, strict=True)]
+        words += f"- {', '.join(listed)}."
+        if math.isfinite(result.distance):
+            words += f" Less than {result.distance:.2f} apart may be chance (Nemenyi, 0.05)"
+            words += f"; Friedman's p = {result.p_value:.2g}." if math.isfinite(result.p_value) else "."
+        words += "\n"
+    ranked = {name for result in results for name in result.systems}
+    if missing := [name for name in by_system if name not in ranked]:
         words += f"\nWithout a rank, since not run on every stream: {', '.join(missing)}.\n"
     return words
+
+
+def is_own(system: str) -> bool:
+    return system.startswith("adaptd")
 
 
 def costs(part: Found, systems: list[str]) -> str:
@@ -138,17 +166,18 @@ def costs(part: Found, systems: list[str]) -> str:
     rows = []
     for name in systems:
         runs = [run for of in part.values() for run in of.get(name, [])]
+        # In a process that goes through several streams the start counts with the first of them.
         learned = sum(run.stream.rows for run in runs)
         loop = sum(run.measured["loop_seconds"] for run in runs)
         whole = sum(run.measured["process_seconds"] for run in runs)
         memory = max(run.measured["resident_bytes_max"] for run in runs) / 1e6
-        rows.append([name, tables.count(learned / loop if loop else None), tables.count(learned / whole),
-                     tables.count(memory)])  # fmt: skip
+        speed = tables.count(learned / loop if loop > MEASURABLE_SECONDS else None)
+        rows.append([name, speed, tables.count(learned / whole), tables.count(memory)])
     words = "### Cost\n\n"
     words += tables.table(["system", "rows/CPU s, loop", "rows/CPU s, process", "MB resident at most"], rows)
     peer = next((name for name in COST_PEERS if name in systems), None)
     for name in systems:
-        if peer is None or not name.startswith("adaptd"):
+        if peer is None or not is_own(name):
             continue
         lines, dearer, memory = [], 0, 0.0
         for stream, of in part.items():

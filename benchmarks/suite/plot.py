@@ -23,11 +23,11 @@ def page(width: float, height: float, parts: list[str], title: str) -> str:
 
 
 def legend(names: Sequence[str], y: float) -> list[str]:
-    parts, x = [], float(LEFT)
+    parts, x = [], 24.0
     for k, name in enumerate(names):
         parts.append(f'<circle cx="{x:.1f}" cy="{y - 4:.1f}" r="4" fill="{COLOURS[k % len(COLOURS)]}"/>')
         parts.append(text(x + 8, y, name))
-        x += 26 + 6.6 * len(name)
+        x += 30 + 7 * len(name)
     return parts
 
 
