@@ -137,6 +137,8 @@ class Api:
                 "coverage": s.coverage or None,
                 "loss": s.blend_loss,
                 "drifts": s.drifts,
+                "concepts": s.concepts,
+                "recalls": s.recalls,
                 "warnings": s.warnings,
                 "covariate_shifts": s.covariate_shifts,
                 "unlabelled_drifts": s.unlabelled_drifts,
@@ -175,6 +177,7 @@ class Api:
                 "gradient_norm": learner.gradient_norm,
                 "step_norm": learner.step_norm,
                 "state_bytes": learner.state_bytes,
+                "about": learner.about,
             }
             for learner in self.metrics.snapshot.learners
         ]

@@ -54,14 +54,15 @@ class Curves:
 
     def point(self) -> dict[str, Any]:
         lane, slots = self.lane, self.lane.pool.slots
-        blend = lane.scores.fading(len(slots))
+        blend, n = lane.scores.fading(len(slots)), len(self.learners)
         return {
             "row": lane.learned,
             "blend": known(blend[self.score_name]),
-            "score": [known(lane.scores.fading(index)[self.score_name]) for index in range(len(slots))],
-            "weight": [known(weight) for weight in lane.controller.weights().tolist()],
-            "learning_rate": [known(slot.learner.vitals().learning_rate) for slot in slots],
-            "champion": self.learners[lane.champion] if lane.champion >= 0 else None,
+            # Places that came later are behind these.
+            "score": [known(lane.scores.fading(index)[self.score_name]) for index in range(n)],
+            "weight": [known(weight) for weight in lane.controller.weights()[:n].tolist()],
+            "learning_rate": [known(slot.learner.vitals().learning_rate) for slot in slots[:n]],
+            "champion": slots[lane.champion].name if lane.champion >= 0 else None,
         }
 
 

@@ -25,6 +25,9 @@ def obey(lane: "Lane", action: str, name: str) -> None:
     """Carry out one command; one that cannot be followed any more is journalled as refused."""
     row, pool = lane.learned, lane.pool
     index = pool.names.index(name) if name in pool.names else -1
+    if index >= 0 and pool.slots[index].is_place:
+        # Who is in a place is decided here; a command would only last until the next decision.
+        index = -1
     reason = refusal(lane, action, name, index)
     if reason:
         lane.log.emit(events.CommandRefused(row=row, learner=name, action=action, reason=reason))

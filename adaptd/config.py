@@ -176,6 +176,8 @@ class Config(Section, frozen=True):
     """[drift]: the detector on the blend's losses, `kind` and its options."""
     rates: dict[str, Any] = {}
     """[rates]: learning rates after a drift."""
+    memory: dict[str, Any] = {}
+    """[memory]: concepts that may come back."""
     control: ControlConfig = ControlConfig()
     labels: LabelsConfig = LabelsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -269,9 +271,10 @@ def read(tree: dict[str, Any], name: str) -> Config:
             "Set http.enabled = true, since nothing else brings rows, or choose another source.kind."
         )
     faults += [f"{name}: {fault}" for fault in between_keys(config)]
-    from adaptd import rates
+    from adaptd import memory, rates
 
     checked(rates.Config, config.rates, f"{name}: rates.", faults)
+    checked(memory.Config, config.memory, f"{name}: memory.", faults)
     if faults:
         raise ConfigError(faults)
     return config

@@ -166,6 +166,15 @@ class Controller(Protocol):
     def reset_learner(self, index: int) -> None:
         """The learner at `index` was built anew: forget what was learned about it."""
 
+    def add_learner(self) -> None:
+        """One more place at the end, asleep until `reset_learner` says that somebody has come to it."""
+
+    def trust(self, n: int) -> State:
+        """What has been learned of the first `n` learners, as plain data for `restore_trust`."""
+
+    def restore_trust(self, n: int, trust: State) -> None:
+        """Trust the first `n` learners as then, and those behind them not until they have earned it."""
+
     def state(self) -> State: ...
 
     def load_state(self, state: State) -> None: ...

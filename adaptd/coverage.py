@@ -33,7 +33,7 @@ from adaptd.kernels import conformal
 from adaptd.numerics import pack, unpack
 
 if TYPE_CHECKING:
-    from adaptd.engine import Late
+    from adaptd.operations import Late
     from adaptd.labels import LabelBuffer
 
 # Rows in which the worst coverage is looked for.

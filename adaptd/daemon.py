@@ -258,7 +258,11 @@ class Daemon:
         self.log.emit(
             events.ScoresReported(
                 blend=lane.scores.cumulative(len(names)),
-                learners={name: lane.scores.cumulative(k)[score] for k, name in enumerate(names)},
+                learners={
+                    slot.name: lane.scores.cumulative(k)[score]
+                    for k, slot in enumerate(lane.pool.slots)
+                    if not slot.is_place
+                },
             )
         )
 

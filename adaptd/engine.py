@@ -9,9 +9,8 @@ import math
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from adaptd import commands, coverage, drift, events, explain, rates, reload, schema
+from adaptd import commands, coverage, drift, events, explain, rates, reload, schema, strategy
 from adaptd import config as configuration
 from adaptd.answers import Answers, Beside, merged
 from adaptd.contracts import (
@@ -29,7 +28,7 @@ from adaptd.contracts import (
 from adaptd.kernels.blocks import LAGS
 from adaptd.labels import LabelBuffer
 from adaptd.lags import Lags
-from adaptd.operations import NEW_CLASS, NONE, HeldLabel, Plan, Planner
+from adaptd.operations import NEW_CLASS, NONE, HeldLabel, Late, Plan, Planner
 from adaptd.pool import Pool
 from adaptd.scores import Scores
 
@@ -81,6 +80,7 @@ class Lane:
         self.rates = rates.RateControl(rates.Config(**self.config.rates), n)
         self.scores = Scores(layout, n + 1)
         self.coverage = coverage.build(self.config.output.coverage, layout)
+        self.strategy = strategy.Strategy(self.config, layout, n)
         self.champion = NONE
         self.counts = {"switches": 0} | dict.fromkeys(drift.COUNTED.values(), 0)
         self.pinned = self.pool.names.index(self.pin) if self.pin in self.pool.names else NONE
@@ -185,11 +185,12 @@ class Lane:
         if late is not None:
             self.delays += [self.rows - row for row in self.labels.row[slot[late.is_late]].tolist()]
         self.remember_first_rows(x, y, op, weight, blend)
+        self.strategy.observe(x, predictions, blend, y, op, weight)
         self.evaluate(x, predictions, blend, y, op)
         return [answers] if answers.ids else []
 
     def gathered(
-        self, rows: Rows, segment_x: Floats, place: Ints, source: Ints, late: "Late"
+        self, rows: Rows, segment_x: Floats, place: Ints, source: Ints, late: Late
     ) -> tuple[Floats, Floats]:
         """Features and weights of a block, from the read and from the label buffer."""
         x, weight = np.empty((len(source), self.layout.n_features)), np.empty(len(source))
@@ -199,9 +200,7 @@ class Lane:
         x[late.here], weight[late.here] = x[late.origins], weight[late.origins]
         return x, weight
 
-    def answers(
-        self, rows: Rows, source: Ints, blend: Floats, beside: Beside, late: "Late | None"
-    ) -> Answers:
+    def answers(self, rows: Rows, source: Ints, blend: Floats, beside: Beside, late: Late | None) -> Answers:
         """What is said of the block's rows that asked."""
         if late is None:
             part = slice(int(source[0]), int(source[-1]) + 1)
@@ -229,8 +228,10 @@ class Lane:
         signal = np.zeros(len(op))
         if len(labelled):
             self.scores.step(predictions, blend, y, op, signal)
+        # Who comes and goes would look like disagreement that changes.
+        lasting = predictions[: self.strategy.n_learners]
         for event in self.detector.step(
-            x, predictions, blend, y, op, signal, labelled, self.learned, self.schema.names
+            x, lasting, blend, y, op, signal, labelled, self.learned, self.schema.names
         ):
             self.counts[drift.COUNTED[type(event)]] += 1
             self.log.emit(event)
@@ -258,6 +259,7 @@ class Lane:
         self.commands = []
         for name, reason, detail in self.pool.review():
             self.log.emit(events.LearnerSetAside(row=row, learner=name, reason=reason, detail=detail))
+        self.strategy.review(self)
         self.controller.review(self.pool.awake())
         champion = self.pinned if self.pinned != NONE else self.controller.champion()
         if champion != self.champion:
@@ -320,6 +322,7 @@ class Lane:
         old, self.layout = self.layout, layout
         self.pool.grow(layout)
         self.detector.grow(layout)
+        self.strategy.grow(layout)
         if layout.width != old.width:
             self.controller.grow(layout)
             self.scores.grow(layout)
@@ -475,6 +478,7 @@ class Lane:
             "controller": {"of": self.config.controller, "state": self.controller.state()},
             "detector": self.detector.state(),
             "rates": self.rates.state(),
+            "strategy": self.strategy.state(self),
             "scores": self.scores.state(),
             "coverage": None if self.coverage is None else self.coverage.state(),
             "pin": self.pin,
@@ -503,6 +507,7 @@ class Lane:
         self.schema.load_state(state["schema"])
         self.classes.load_state(state["classes"])
         self.lags.load_state(state["lags"])
+        self.strategy.restore_places(self, state["strategy"])
         fresh = self.pool.load_state(state["pool"])
         for name in ("task_is_fixed", "rows", "learned"):
             setattr(self, name, state[name])
@@ -522,6 +527,7 @@ class Lane:
             ]
             self.labels.load_state(state["labels"], places)
             self.scores.load_state(state["scores"], places)
+        self.strategy.load_state(self, state["strategy"], same_pool)
         if same_pool and state["controller"]["of"] == self.config.controller:
             self.controller.load_state(state["controller"]["state"])
         else:
@@ -534,19 +540,6 @@ class Lane:
         elif self.coverage is not None:
             fresh.append("coverage")
         return fresh
-
-
-class Late:
-    """Which operations of a block are late labels, and where their rows are."""
-
-    def __init__(self, is_late: npt.NDArray[np.bool_], slot: Ints, origin: Ints) -> None:
-        self.is_late = is_late
-        self.waited = is_late & (origin == NONE)
-        """Rows that came in an earlier block."""
-        self.slots = slot[self.waited]
-        self.here = is_late & (origin != NONE)
-        """Rows that came in this block."""
-        self.origins = origin[self.here]
 
 
 class FirstRow(msgspec.Struct):

@@ -193,6 +193,43 @@ class LearnerFrozen(Decision, frozen=True, kw_only=True):
     """False: it learns again."""
 
 
+class ConceptStored(Decision, frozen=True, kw_only=True):
+    """What was known at a stable point is kept."""
+
+    concept: str
+    noted: int
+    """Labelled row of the stable point."""
+    member: str
+    """The learner that stays awake for it, frozen."""
+    learners: list[str]
+    """Whose states are kept."""
+    loss: float
+    """The member's, in [0, 1]."""
+
+
+class ConceptRecalled(Decision, frozen=True, kw_only=True):
+    """A concept holds again: the learners go on from what they knew then."""
+
+    level: ClassVar[Level] = "warning"
+    concept: str
+    first_seen: int
+    """Labelled row at which it was first noted."""
+    learners: list[str]
+    """Those that go on from their kept states."""
+    evidence: float
+    """That the concept's frozen learner is better than the live one."""
+    distance: float
+    """Between its rows and those of now, by their fingerprints."""
+
+
+class ConceptDropped(Decision, frozen=True, kw_only=True):
+    """It made room for another."""
+
+    concept: str
+    first_seen: int
+    utility: float
+
+
 class RecordRejected(Event, frozen=True, kw_only=True):
     """One of the first ten records that could not be used, when there is no dead-letter file."""
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import adaptd
-from adaptd import checkpoint, events, metrics, predictions
+from adaptd import checkpoint, events, metrics, places, predictions
 from adaptd.contracts import REJECT_REASONS, Rows
 from adaptd.engine import Lane
 
@@ -117,6 +117,7 @@ class Figures:
             blend_scores=blend,
             expected_accuracy=mean_scores([lane.detector.expected_accuracy() for lane in shown], weights),
             coverage={} if first.coverage is None else first.coverage.figures(),
+            concepts=sum(len(lane.strategy.memory.concepts) for lane in shown),
             stages=daemon.stages.copy(),
             checkpoint_time=self.info_time,
             checkpoint_seconds=math.nan if self.info is None else self.info.seconds,
@@ -153,6 +154,7 @@ def counts(lane: Lane, empty: bool = False) -> Counts:
         "covariate_shifts": lane.counts["covariate_shifts"],
         "unlabelled_drifts": lane.counts["unlabelled_drifts"],
         "switches": lane.counts["switches"],
+        "recalls": lane.strategy.memory.recalls,
     }
     return plus(found, found, -1) if empty else found
 
@@ -174,6 +176,8 @@ def learners(lane: Lane) -> list[metrics.LearnerFigures]:
     weights = lane.controller.weights()
     found = []
     for index, slot in enumerate(lane.pool.slots):
+        if places.is_empty(slot):
+            continue
         vitals, scores = slot.learner.vitals(), lane.scores.fading(index)
         found.append(
             metrics.LearnerFigures(
@@ -190,6 +194,7 @@ def learners(lane: Lane) -> list[metrics.LearnerFigures]:
                 is_set_aside=bool(slot.set_aside),
                 set_aside=slot.set_aside,
                 is_frozen=slot.frozen,
+                about=lane.strategy.about(index),
             )
         )
     return found

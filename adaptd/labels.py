@@ -58,6 +58,11 @@ class LabelBuffer:
         self.predictions = enlarged(self.predictions, (slots, n_learners, width), fill)
         self.blend = enlarged(self.blend, (slots, width), fill)
 
+    def add_learner(self) -> None:
+        """One more learner at the end: of the rows that wait it has said nothing."""
+        slots, n_learners, width = self.predictions.shape
+        self.predictions = enlarged(self.predictions, (slots, n_learners + 1, width), math.nan)
+
     def become_numbers(self, printed: Floats, n_learners: int) -> None:
         """The task has become regression: `printed` [slots] is the number that was answered then."""
         self.predictions = np.full((len(printed), n_learners, 1), math.nan)

@@ -113,6 +113,8 @@ class LearnerFigures(msgspec.Struct):
     set_aside: str = ""
     """Why it is not used; empty while it is."""
     is_frozen: bool = False
+    about: str = ""
+    """Why it is in its place, for one that came by a decision of the daemon's."""
 
 
 def _stage_histograms() -> dict[str, Histogram]:
@@ -164,6 +166,9 @@ class Snapshot(msgspec.Struct):
     covariate_shifts: int = 0
     unlabelled_drifts: int = 0
     switches: int = 0
+    concepts: int = 0
+    """Kept in the memory."""
+    recalls: int = 0
     stages: dict[str, Histogram] = msgspec.field(default_factory=_stage_histograms)
     checkpoint_time: float = math.nan
     """Wall time of the last one saved or loaded; its age is counted when somebody asks."""
@@ -246,7 +251,7 @@ class Metrics(Collector):
 # Fields of a `Snapshot` that a checkpoint brings along.
 LASTING_COUNTS = (
     "predictions", "labels", "rejects", "values_missing", "duplicate_ids", "labels_unknown", "labels_expired",
-    "warnings", "drifts", "switches",
+    "warnings", "drifts", "switches", "recalls",
 )  # fmt: skip
 
 
@@ -381,6 +386,8 @@ def _learner_families(s: Snapshot) -> Iterator[Metric]:
         "Times that drift seemed possible on rows without labels.",
         s.unlabelled_drifts,
     )
+    yield _gauge("adaptd_concepts", "Concepts kept in the memory.", s.concepts)
+    yield _counter("adaptd_concept_recalls", "Times that a kept concept was found to hold again.", s.recalls)
     yield _counter("adaptd_switches", "Times that another learner became champion.", s.switches)
 
 

@@ -214,7 +214,7 @@ def schemas() -> Schema:
          "set_aside": text, "weight": NUMBER_OR_NULL, "loss": NUMBER_OR_NULL,
          "scores": {"type": "object", "additionalProperties": NUMBER_OR_NULL},
          "learning_rate": NUMBER_OR_NULL, "rate_scale": NUMBER_OR_NULL, "gradient_norm": NUMBER_OR_NULL,
-         "step_norm": NUMBER_OR_NULL, "state_bytes": COUNT}
+         "step_norm": NUMBER_OR_NULL, "state_bytes": COUNT, "about": text}
     )  # fmt: skip
     entry = thing(
         {"seq": COUNT, "row": COUNT, "kind": text, "payload": {"type": "object"}, "wall": {"type": "number"}}
@@ -226,6 +226,7 @@ def schemas() -> Schema:
          "coverage": {"type": ["object", "null"], "additionalProperties": NUMBER_OR_NULL},
          "loss": NUMBER_OR_NULL, "drifts": COUNT, "warnings": COUNT, "switches": COUNT,
          "covariate_shifts": COUNT, "unlabelled_drifts": COUNT, "expected_accuracy": {"type": "object"},
+         "concepts": COUNT, "recalls": COUNT,
          "rejects": {"type": "object", "additionalProperties": COUNT}, "label_buffer": {"type": "object"},
          "label_delay_rows": NUMBER_OR_NULL, "checkpoint": {"type": "object"}, "source": {"type": "object"},
          "sink": {"type": "object"}, "stopped_by": text}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Ints, Reject, Rows
 from adaptd.labels import LabelBuffer
@@ -47,6 +48,19 @@ class Plan(msgspec.Struct):
     held: HeldLabel | None = None
     is_plain: bool = False
     """Consecutive rows of the read, each with features and a known label."""
+
+
+class Late:
+    """Which operations of a block are late labels, and where their rows are."""
+
+    def __init__(self, is_late: npt.NDArray[np.bool_], slot: Ints, origin: Ints) -> None:
+        self.is_late = is_late
+        self.waited = is_late & (origin == NONE)
+        """Rows that came in an earlier block."""
+        self.slots = slot[self.waited]
+        self.here = is_late & (origin != NONE)
+        """Rows that came in this block."""
+        self.origins = origin[self.here]
 
 
 class Planner:

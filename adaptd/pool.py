@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adaptd import config as configuration
-from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Layout, Learner, State
+from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Layout, Learner, State, Vitals
 from adaptd.errors import ConfigError
 from adaptd.kernels.blocks import silence
 from adaptd.lags import lagged
@@ -37,8 +37,28 @@ DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
 FOR_NUMBERS_ONLY = ("tree",)
 # Why an operator's learner rests: it keeps what it has learned, unlike one that failed.
 DISABLED = "disabled"
+# Nobody is in this place now.
+EMPTY = "empty"
 # Handing work to another thread costs some 50 microseconds; below this a block is walked in one.
 THREAD_SECONDS_MIN = 0.0005
+
+
+class Nobody:
+    """Stands in an empty place: asleep, and learns nothing."""
+
+    rate_scale = 1.0
+
+    def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None: ...
+
+    def grow(self, layout: Layout) -> None: ...
+
+    def state(self) -> State:
+        return {}
+
+    def load_state(self, state: State) -> None: ...
+
+    def vitals(self) -> Vitals:
+        return Vitals()
 
 
 class Slot(msgspec.Struct):
@@ -64,6 +84,12 @@ class Slot(msgspec.Struct):
     asleep_rows: int = 0
     predicted_rows: int = 0
     """Since the last control point, after the first lesson."""
+    is_place: bool = False
+    """Whether learners come and go here: one of those behind the configured ones."""
+    stride: int = 1
+    """Only every so many rows that ask are answered."""
+    asked_rows: int = 0
+    """Rows that asked so far, modulo `stride`."""
 
 
 class Pool:
@@ -125,6 +151,8 @@ class Pool:
             return
         start = time.perf_counter()
         told = op & np.uint8(PREDICT) if slot.frozen else op
+        if slot.stride > 1:
+            told = thinned(slot, told)
         try:
             slot.learner.step(x, y, told, weight, out)
         except Exception as error:  # a guest may raise anything, and the rest of the pool goes on
@@ -133,11 +161,11 @@ class Pool:
             slot.has_learned, slot.asleep_rows, slot.predicted_rows = False, 0, 0
             silence(out, op)
             return
-        asleep_rows, judged = silence(out, op), op
+        asleep_rows, judged = silence(out, told), told
         if not slot.has_learned:
             lessons = np.flatnonzero((told & LEARN != 0) & (weight > 0))
             slot.has_learned = bool(len(lessons))
-            judged = op[lessons[0] + 1 :] if slot.has_learned else op[:0]
+            judged = told[lessons[0] + 1 :] if slot.has_learned else told[:0]
             asleep = np.isnan(out[len(op) - len(judged) :]).any(axis=1)
             asleep_rows = np.count_nonzero(asleep & (judged & PREDICT != 0))
         slot.asleep_rows += int(asleep_rows)
@@ -158,6 +186,44 @@ class Pool:
                 slot.learner.step(after_lags if slot.lagged else x, y, op, weight, out)
             silence(out, op)
         return predictions
+
+    def add_place(self, name: str) -> None:
+        """An empty place behind all others; `fill` puts a learner there."""
+        self.slots.append(Slot(name, "", {}, Nobody(), set_aside=EMPTY, is_place=True))
+
+    def fill(self, index: int, slot: Slot, stride: int = 1) -> None:
+        """Put what is in `slot` into the place at `index`, under the place's own name."""
+        name = self.slots[index].name
+        self.slots[index] = msgspec.structs.replace(
+            slot, name=name, is_place=True, stride=stride, asked_rows=0, asleep_rows=0, predicted_rows=0
+        )
+        self.is_lagged = any(slot.lagged for slot in self.slots)
+
+    def vacate(self, index: int) -> None:
+        """The place at `index` is empty again."""
+        self.slots[index] = Slot(self.slots[index].name, "", {}, Nobody(), set_aside=EMPTY, is_place=True)
+
+    def revive(self, name: str, saved: State) -> Slot:
+        """A slot with the learner that `saved` (see `remembered`) was taken from, under the layout of now."""
+        task, kinds, capacities, n_classes = saved["layout"]
+        layout = Layout(task, tuple(kinds), tuple(capacities), n_classes)
+        options = {"kind": saved["kind"], **saved["options"]}
+        slot = build_slot(name, options, layout, self.config.seed)
+        slot.learner.load_state(saved["learner"])
+        if layout != self.layout:
+            slot.learner.grow(lagged(self.layout) if slot.lagged else self.layout)
+        slot.has_learned = True
+        return slot
+
+    def remembered(self, index: int) -> State:
+        """The learner at `index` as plain data, with all that it takes to build it again."""
+        slot, layout = self.slots[index], self.layout
+        return {
+            "kind": slot.kind,
+            "options": slot.options,
+            "layout": [layout.task, list(layout.kinds), list(layout.capacities), layout.n_classes],
+            "learner": slot.learner.state(),
+        }
 
     def shares(self, n: int) -> list[list[int]]:
         """Learner indices for each thread, so that all finish at about the same time."""
@@ -217,6 +283,9 @@ class Pool:
                 "has_learned": slot.has_learned,
                 "asleep_rows": slot.asleep_rows,
                 "predicted_rows": slot.predicted_rows,
+                "is_place": slot.is_place,
+                "stride": slot.stride,
+                "asked_rows": slot.asked_rows,
                 "learner": slot.learner.state() if is_kept(slot) else None,
             }
             for slot in self.slots
@@ -225,8 +294,15 @@ class Pool:
     def load_state(self, state: State) -> list[str]:
         """Take over what fits by name, kind and options; returns the names that start fresh."""
         fresh = []
-        for slot in self.slots:
+        for index, slot in enumerate(self.slots):
             saved = state.get(slot.name)
+            if slot.is_place and saved is not None and saved["is_place"] and saved["kind"]:
+                options = {"kind": saved["kind"], **saved["options"]}
+                self.fill(index, build_slot(slot.name, options, self.layout, self.config.seed))
+                slot = self.slots[index]
+                slot.stride, slot.asked_rows = saved["stride"], saved["asked_rows"]
+                # What the configuration told, which is nothing, has not changed.
+                slot.frozen_told = saved["frozen_told"]
             if saved is None or (saved["kind"], saved["options"]) != (slot.kind, slot.options):
                 fresh.append(slot.name)
                 continue
@@ -261,6 +337,15 @@ class Pool:
     def close(self) -> None:
         if self.workers is not None:
             self.workers.shutdown()
+
+
+def thinned(slot: Slot, op: Bytes) -> Bytes:
+    """`op` with PREDICT left on every `stride`-th row that asks; counts these rows."""
+    asked = slot.asked_rows + np.cumsum(op & np.uint8(PREDICT), dtype=np.int64)
+    if len(asked):
+        slot.asked_rows = int(asked[-1]) % slot.stride
+    skipped = ((op & np.uint8(PREDICT)) != 0) & (asked % slot.stride != 0)
+    return np.where(skipped, op & np.uint8(LEARN), op).astype(np.uint8)
 
 
 def is_kept(slot: Slot) -> bool:

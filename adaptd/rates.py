@@ -51,6 +51,9 @@ class RateControl:
         """The learner at `index` was built anew: it starts at its own rate."""
         self.scales[index] = 1.0
 
+    def add_learner(self) -> None:
+        self.scales = np.append(self.scales, 1.0)
+
     def state(self) -> State:
         return {"scales": self.scales.copy()}
 

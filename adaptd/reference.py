@@ -15,10 +15,12 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from adaptd import config, events, metrics, rates, registry, schema, scores
+from adaptd import config, events, memory, metrics, rates, registry, schema, scores
 from adaptd.clock import FakeClock
 from adaptd.contracts import REJECT_REASONS, Layout, Task
 
+# Sections that are typed where they are used.
+OWN_SECTIONS = {"rates": rates.Config, "memory": memory.Config}
 ROOT = pathlib.Path(__file__).parent.parent
 MADE = "Made from the code by `python -m adaptd.reference`; change it there.\n"
 TASKS: tuple[Task, ...] = ("classification", "regression")
@@ -79,8 +81,8 @@ def top_rows() -> Iterator[tuple[str, ...]]:
 
 def section_of(name: str) -> Any:
     """The struct of a section with fixed keys; None for a plain key or a component's table."""
-    if name == "rates":
-        return rates.Config
+    if name in OWN_SECTIONS:
+        return OWN_SECTIONS[name]
     kind = get_type_hints(config.Config)[name]
     return kind if isinstance(kind, type) and issubclass(kind, msgspec.Struct) else None
 

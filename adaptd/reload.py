@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 
 from adaptd import config as configuration
-from adaptd import pool, rates
+from adaptd import memory, pool, rates
 from adaptd.config import Config
 from adaptd.contracts import CATEGORY, Layout
 from adaptd.errors import CheckpointError
 
 # Keys, or sections with all that is in them.
 LANE_KEYS = (
-    "pool.learners", "pool.lagged_labels", "pool.learner_bytes_max", "controller", "drift", "rates",
+    "pool.learners", "pool.lagged_labels", "pool.learner_bytes_max", "controller", "drift", "rates", "memory",
     "control.pin", "journal.weights_rows", "output",
 )  # fmt: skip
 AT_ONCE_KEYS = (
@@ -104,6 +104,7 @@ def rehearse(old: Config, new: Config, task: str) -> None:
     module, options = configuration.built("detectors", new.drift, configuration.DRIFT_KEYS)
     module.build(options)
     rates.Config(**new.rates)
+    memory.Config(**new.memory)
 
 
 def lane_part(config: Config) -> dict[str, Any]:
@@ -115,6 +116,7 @@ def lane_part(config: Config) -> dict[str, Any]:
         "drift": tree["drift"],
         "rates": tree["rates"],
         "output": tree["output"],
+        "memory": tree["memory"],
         "pin": config.control.pin,
         "weights_rows": config.journal.weights_rows,
     }
@@ -130,6 +132,7 @@ def with_lane_part(config: Config, saved: dict[str, Any]) -> Config:
         drift=saved["drift"],
         rates=saved["rates"],
         output=replace(config.output, **saved["output"]),
+        memory=saved["memory"],
         control=replace(config.control, pin=saved["pin"]),
         journal=replace(config.journal, weights_rows=saved["weights_rows"]),
     )

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from adaptd import back_test, events, predictions, scores
+from adaptd import back_test, events, places, predictions, scores
 from adaptd import config as configuration
 from adaptd.answers import Answers, formatted
 from adaptd.clock import SystemClock
@@ -196,16 +196,27 @@ def summary(lane: Lane, seconds: float) -> dict[str, Any]:
         **({} if lane.coverage is None else {"coverage": lane.coverage.figures()}),
         "seconds": round(seconds, 3),
         "rows_per_second": round(lane.rows / seconds, 1) if seconds else None,
-        "learners": {name: lane.scores.cumulative(index) for index, name in enumerate(names)},
+        # Who came to a place was not there for all rows, and is not to be compared.
+        "learners": {
+            slot.name: lane.scores.cumulative(index)
+            for index, slot in enumerate(lane.pool.slots)
+            if not slot.is_place
+        },
         "drifts": lane.counts["drifts"],
         "switches": lane.counts["switches"],
         "warnings": lane.counts["warnings"],
         "covariate_shifts": lane.counts["covariate_shifts"],
         "unlabelled_drifts": lane.counts["unlabelled_drifts"],
         "expected_accuracy": lane.detector.expected_accuracy_overall(),
+        "concepts": len(lane.strategy.memory.concepts),
+        "recalls": lane.strategy.memory.recalls,
         "rejects": dict(lane.rejected),
         "champion": names[lane.champion] if lane.champion >= 0 else None,
-        "weights": dict(zip(names, lane.controller.weights().tolist(), strict=True)),
+        "weights": {
+            slot.name: weight
+            for slot, weight in zip(lane.pool.slots, lane.controller.weights().tolist(), strict=True)
+            if not places.is_empty(slot)
+        },
     }
 
 

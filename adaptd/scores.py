@@ -75,6 +75,12 @@ class Scores:
         for name in self.EACH:
             getattr(self, name)[index] = 0.0
 
+    def add_learner(self) -> None:
+        """One more learner, before the blend."""
+        for name in self.EACH:
+            old = getattr(self, name)
+            setattr(self, name, np.insert(old, len(old) - 1, 0.0, axis=0))
+
     def fading(self, index: int) -> dict[str, float]:
         """Scores of the recent past: accuracy, log_loss and calibration_error, or mae and rmse."""
         sums = self.sums[index].tolist()

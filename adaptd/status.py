@@ -147,6 +147,7 @@ def figures(status: dict[str, Any], history: list[dict[str, Any]]) -> Table:
     if expected is not None:
         table.add_row("expected", number(expected), "accuracy, by its confidence")
     table.add_row("drifts", number(status.get("drifts")), f"{number(status.get('warnings'))} warnings")
+    table.add_row("concepts", number(status.get("concepts")), f"{number(status.get('recalls'))} recalls")
     return table
 
 
@@ -205,6 +206,8 @@ def learners(found: list[dict[str, Any]]) -> Table:
             role, style = f"set aside: {learner['set_aside']}", "red"
         elif learner.get("is_champion"):
             role, style = "champion", "green"
+        elif learner.get("about"):
+            role, style = learner["about"], "cyan"
         elif learner.get("frozen"):
             role, style = "frozen", "yellow"
         weight = learner.get("weight")

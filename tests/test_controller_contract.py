@@ -404,3 +404,38 @@ def test_new_learner_enters_the_mixers_with_weight_0():
     controller.reset_learner(1)
     assert (controller.state()["w"][:, 1] == 0.0).all()
     assert controller.state()["shares"].sum() == pytest.approx(1.0)
+
+
+@every_task
+@every_controller
+def test_an_empty_place_behind_the_others_changes_no_champion_and_gets_no_weight(kind, task):
+    predictions, y, op, weight = stream(task)
+    plain, longer = make(kind, task), make(kind, task)
+    longer.add_learner()
+    asleep = np.full((1, *predictions.shape[1:]), np.nan)
+    walk(plain, (predictions, y, op, weight))
+    walk(longer, (np.concatenate([predictions, asleep]), y, op, weight))
+    awake = np.array([True] * len(predictions) + [False])
+    plain.review(awake[:-1])
+    longer.review(awake)
+    assert longer.champion() == plain.champion()
+    assert longer.weights()[-1] == 0.0
+    assert longer.weights()[:-1] == pytest.approx(plain.weights(), abs=0.05)
+
+
+@every_task
+@every_controller
+def test_trust_comes_back_as_it_was(kind, task):
+    skills = np.tile(np.array([0.1, 0.5, 0.9])[:, None], (1, 1500))
+    controller = make(kind, task, 3)
+    walk(controller, labelled(*logged(task, skills)))
+    then, trust = controller.weights(), controller.trust(3)
+    controller.add_learner()
+    controller.reset_learner(3)
+    turned = np.concatenate([skills[::-1], skills[:1]])
+    walk(controller, labelled(*logged(task, turned, seed=1)))
+    between = np.abs(controller.weights()[:3] - then).sum()
+    controller.restore_trust(3, trust)
+    assert controller.weights().sum() == pytest.approx(1.0)
+    if kind != "champion":
+        assert np.abs(controller.weights()[:3] - then).sum() < between

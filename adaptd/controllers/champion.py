@@ -103,6 +103,15 @@ class Champion:
     def reset_learner(self, index: int) -> None:
         self.title.reset_learner(index)
 
+    def add_learner(self) -> None:
+        self.title.add_learner()
+
+    def trust(self, n: int) -> State:
+        return {}
+
+    def restore_trust(self, n: int, trust: State) -> None:
+        pass
+
     def state(self) -> State:
         return {**pack(self, self._names), "title": self.title.state()}
 

@@ -39,11 +39,12 @@ from adaptd.kernels.mixing import (
     note_scale,
     note_target,
     reach,
+    restore_shares,
     reward,
     share_out,
     sized,
 )
-from adaptd.numerics import pack, unpack
+from adaptd.numerics import enlarged, pack, unpack
 
 # Held by `tests/test_controller_contract.py`, which says what is summed.
 REGRET_MAX = 10.0
@@ -121,6 +122,18 @@ class FixedShare:
     def reset_learner(self, index: int) -> None:
         enter_evenly(self.shares, index)
         self.title.reset_learner(index)
+
+    def add_learner(self) -> None:
+        n = len(self.shares) + 1
+        self.shares = enlarged(self.shares, (n,))
+        self.set_aside = enlarged(self.set_aside, (n,))
+        self.title.add_learner()
+
+    def trust(self, n: int) -> State:
+        return {"shares": self.shares[:n].copy()}
+
+    def restore_trust(self, n: int, trust: State) -> None:
+        restore_shares(self.shares, n, trust["shares"])
 
     def state(self) -> State:
         return {**pack(self, self._names), "title": self.title.state()}

@@ -42,7 +42,7 @@ import numpy.typing as npt
 
 from adaptd.contracts import Bytes, Controller, Floats, Layout, State
 from adaptd.kernels.explaining import NOT_ASKED
-from adaptd.kernels.mixing import Title, enter_evenly, new_map, new_seen, normalised
+from adaptd.kernels.mixing import Title, enter_evenly, new_map, new_seen, normalised, restore_shares
 from adaptd.kernels.stack_classes import walk_classes
 from adaptd.kernels.stack_numbers import PRIOR, walk_numbers
 from adaptd.numerics import enlarged, pack, unpack
@@ -161,6 +161,41 @@ class ClassStack:
         self.past[index] = 1.0 / n_learners
         self.title.reset_learner(index)
 
+    def add_learner(self) -> None:
+        mixers, n = self.w.shape[0], self.w.shape[1] + 1
+        self.w, self.v = enlarged(self.w, (mixers, n)), enlarged(self.v, (mixers, n), V_START)
+        self.exponents = enlarged(self.exponents, (n,), 1.0)
+        self.squares = enlarged(self.squares, (n,), SQUARES_START)
+        self.shares, self.past = enlarged(self.shares, (n,)), enlarged(self.past, (n,))
+        # The last map is the blend's.
+        self.maps = np.concatenate([self.maps[:-1], new_map()[None], self.maps[-1:]])
+        self.map_shares = np.concatenate([self.map_shares[:-1], [[0.5, 0.5]], self.map_shares[-1:]])
+        self.spread = enlarged(self.spread, (n,), 1.0)
+        self.set_aside = enlarged(self.set_aside, (n,))
+        self.title.add_learner()
+
+    def trust(self, n: int) -> State:
+        return {
+            "w": self.w[:, :n].copy(),
+            "b": self.b.copy(),
+            "exponents": self.exponents[:n].copy(),
+            "maps": self.maps[[*range(n), -1]],
+            "map_shares": self.map_shares[[*range(n), -1]],
+            "shares": self.shares[:n].copy(),
+            "top": self.top.copy(),
+        }
+
+    def restore_trust(self, n: int, trust: State) -> None:
+        # What stood in for the learners that come back would count twice.
+        self.w[:, n:] = 0.0
+        self.w[:, :n] = trust["w"]
+        self.b = enlarged(trust["b"], self.b.shape)
+        self.exponents[:n] = trust["exponents"]
+        self.maps[[*range(n), -1]] = trust["maps"]
+        self.map_shares[[*range(n), -1]] = trust["map_shares"]
+        restore_shares(self.shares, n, trust["shares"])
+        self.top = trust["top"].copy()
+
     def state(self) -> State:
         return {**pack(self, self._names), "title": self.title.state()}
 
@@ -226,6 +261,25 @@ class NumberStack:
             covariance[index, index] = 1.0 / PRIOR
         enter_evenly(self.shares, index)
         self.title.reset_learner(index)
+
+    def add_learner(self) -> None:
+        n = len(self.shares)
+        # The constant's place is behind the learners'.
+        self.w = np.insert(self.w, n, 0.0, axis=1)
+        self.covariance = np.insert(np.insert(self.covariance, n, 0.0, axis=1), n, 0.0, axis=2)
+        self.covariance[:, n, n] = 1.0 / PRIOR
+        self.shares = enlarged(self.shares, (n + 1,))
+        self.set_aside = enlarged(self.set_aside, (n + 1,))
+        self.title.add_learner()
+
+    def trust(self, n: int) -> State:
+        return {"w": self.w[:, [*range(n), -1]], "shares": self.shares[:n].copy(), "top": self.top.copy()}
+
+    def restore_trust(self, n: int, trust: State) -> None:
+        self.w[:, n:-1] = 0.0
+        self.w[:, [*range(n), -1]] = trust["w"]
+        restore_shares(self.shares, n, trust["shares"])
+        self.top = trust["top"].copy()
 
     def state(self) -> State:
         return {**pack(self, self._names), "title": self.title.state()}

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from adaptd.contracts import Floats, State
 from adaptd.kernels.compile import subkernel
-from adaptd.numerics import pack, unpack
+from adaptd.numerics import enlarged, pack, unpack
 
 # Bets on a challenger, each a share of the loss difference. Betting on several sizes at once costs little
 # and finds both a clear and a slight advantage. (Waudby-Smith and Ramdas 2024, section 4.)
@@ -240,6 +240,14 @@ def enter_evenly(shares: Floats, index: int) -> None:
     shares[index] = entry
 
 
+def restore_shares(shares: Floats, n: int, former: Floats) -> None:
+    """Deal the whole of the first `n` shares out as `former` says; nobody's share behind them changes."""
+    mass = shares[:n].sum()
+    total = former.sum()
+    if mass > 0.0 and total > 0.0:
+        shares[:n] = former * (mass / total)
+
+
 def normalised(sizes: Floats, set_aside: npt.NDArray[np.bool_]) -> Floats:
     """`sizes` as shares that sum to 1, with 0 for those set aside; even where nothing is left."""
     kept = np.where(set_aside, 0.0, sizes)
@@ -297,6 +305,11 @@ class Title:
         self.evidence[index] = 0.0
         if index == self.champion:
             self.evidence[:] = 0.0
+
+    def add_learner(self) -> None:
+        n = len(self.means) + 1
+        self.means, self.counts = enlarged(self.means, (n,)), enlarged(self.counts, (n,))
+        self.evidence = enlarged(self.evidence, (n, len(BETS)))
 
     def state(self) -> State:
         return pack(self, self._names)
