@@ -12,7 +12,7 @@ exponent. For regression the weighted means of the k nearest targets are mixed b
 Use it when: similar rows have similar labels and the window holds enough of each kind; it learns from a
 single row and forgets by itself.
 Do not use it when: most features mean nothing, or the concept needs more rows than the window.
-Cost: O(window D) a row (about 10 microseconds for a window of 1000 rows of 8 numbers, 16 for 2000);
+Cost: O(window D) a row (about 10 microseconds for a window of 1000 rows of 8 numbers, 21 for 4000);
 12 window D bytes.
 Reference: Losing, Hammer, Wersing, "KNN classifier with self adjusting memory" (2016), for kNN under drift.
 """
@@ -25,13 +25,11 @@ import numpy as np
 
 from adaptd.contracts import CATEGORY, Bytes, Floats, Layout, State, Vitals
 from adaptd.kernels.compile import kernel, subkernel
+from adaptd.kernels.neighbours import BLOCK, nearest, place_all, rescale, scaled_value
 from adaptd.numerics import enlarged, pack, total_bytes, unpack
 
 TASKS = ("classification", "regression")
 
-# Rows lie in blocks of 64, within a block feature by feature: the compiler then works on 8 rows at once, and
-# each row's sum still runs over the features in order, so that the bits do not depend on it.
-BLOCK = 64
 # The scales are computed anew after this many learned rows, and at each power of two before.
 RESCALE_ROWS = 128
 # Scaled values are cut here: single precision has to hold the squares of all features.
@@ -43,11 +41,11 @@ Count = Annotated[int, msgspec.Meta(ge=1, le=100)]
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    window: Annotated[int, msgspec.Meta(ge=8, le=100_000)] = 2000
+    window: Annotated[int, msgspec.Meta(ge=8, le=100_000)] = 4000
     """Learned rows that are kept."""
     neighbours: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1, max_length=8)] = (1, 2, 4, 8, 16, 32)
     """Numbers of neighbours that vote, each for itself; their predictions are mixed."""
-    recent: Annotated[tuple[Part, ...], msgspec.Meta(max_length=4)] = (0.06, 0.25)
+    recent: Annotated[tuple[Part, ...], msgspec.Meta(max_length=4)] = (0.03, 0.12, 0.5)
     """Newest parts of the window, in which the nearest rows vote for themselves too; () for none."""
     smoothing: Annotated[float, msgspec.Meta(gt=0.0, le=100.0)] = 0.05
     """Weight of the window's class frequencies beside the votes (which weigh 1)."""
@@ -163,133 +161,7 @@ class NearestNeighbours:
         self._absent = np.full((blocks, BLOCK), np.inf, dtype=np.float32)
         filled = min(int(self._learned[0]), self._config.window)
         self._absent.reshape(-1)[:filled] = 0.0
-        _place_all(self._rows, filled, self._is_category, self._limits, self._scales, self._scaled)
-
-
-@subkernel
-def _scaled_value(value, is_category, mean, scale, limit):
-    if is_category:
-        # Missing is one more category.
-        return np.float32(-1.0) if np.isnan(value) else np.float32(value)
-    if np.isnan(value) or scale == 0.0:
-        return np.float32(0.0)
-    return np.float32(min(max((value - mean) * scale, -limit), limit))
-
-
-@kernel("void(f8[:,::1], i8, u1[::1], f8[::1], f8[:,::1], f4[:,:,::1])")
-def _place_all(rows, filled, is_category, limits, scales, scaled):
-    for slot in range(filled):
-        for j in range(rows.shape[1]):
-            scaled[slot // 64, j, slot % 64] = _scaled_value(
-                rows[slot, j], is_category[j], scales[0, j], scales[1, j], limits[2]
-            )
-
-
-@subkernel
-def _rescale(rows, filled, is_category, scales):
-    """Mean and reciprocal standard deviation of each number over the window."""
-    for j in range(rows.shape[1]):
-        if is_category[j]:
-            continue
-        n = 0
-        largest = 0.0
-        for slot in range(filled):
-            if not np.isnan(rows[slot, j]):
-                n += 1
-                largest = max(largest, abs(rows[slot, j]))
-        scales[0, j] = 0.0
-        scales[1, j] = 0.0
-        # Sums are taken of values divided by the largest one: nothing overflows.
-        if n < 2 or largest == 0.0 or largest > 1e300 or largest < 1e-300:
-            continue
-        mean = 0.0
-        for slot in range(filled):
-            if not np.isnan(rows[slot, j]):
-                mean += rows[slot, j] / largest
-        mean /= n
-        variance = 0.0
-        for slot in range(filled):
-            if not np.isnan(rows[slot, j]):
-                difference = rows[slot, j] / largest - mean
-                variance += difference * difference
-        spread = math.sqrt(variance / n)
-        # Below this a spread is the rounding of a constant.
-        if spread > 1e-12 and spread * largest > 1e-300:
-            scales[0, j] = mean * largest
-            scales[1, j] = 1.0 / (spread * largest)
-
-
-@subkernel
-def _insert(distance, slot, found, distances, slots):
-    """Put a row into the ascending list; of equal distances the first one stays before."""
-    place = min(found, distances.size - 1)
-    while place > 0 and distances[place - 1] > distance:
-        distances[place] = distances[place - 1]
-        slots[place] = slots[place - 1]
-        place -= 1
-    distances[place] = distance
-    slots[place] = slot
-
-
-@subkernel
-def _nearest(
-    query, is_category, category_distance, scaled, absent, newest, visits, distances, slots, found, sums
-):
-    """Fill the lists of the nearest rows, ascending; the last one over all rows.
-
-    distances (squared), slots: [parts, wanted]; found: [parts]. visits: blocks of each part, ascending;
-    those before the last are the newest rows only.
-    """
-    n_blocks, n_features, _ = scaled.shape
-    last = found.size - 1
-    wanted = distances.shape[1]
-    limit = np.float32(np.inf)
-    for part in range(found.size):
-        found[part] = 0
-    part = 0
-    # From the newest block backwards. Its rows after `newest` are the oldest ones: they come in a last visit.
-    for visit in range(n_blocks + 1):
-        b = newest // 64 - visit
-        if b < 0:
-            b += n_blocks
-        start = newest % 64 + 1 if visit == n_blocks else 0
-        stop = newest % 64 + 1 if visit == 0 else 64
-        if visit == visits[part]:
-            found[part] = found[last]
-            for i in range(found[last]):
-                distances[part, i] = distances[last, i]
-                slots[part, i] = slots[last, i]
-            part += 1
-        for r in range(64):
-            sums[r] = absent[b, r]
-        near = 64
-        for j in range(n_features):
-            value = query[j]
-            if is_category[j]:
-                for r in range(64):
-                    sums[r] += category_distance if scaled[b, j, r] != value else np.float32(0.0)
-            else:
-                for r in range(64):
-                    difference = scaled[b, j, r] - value
-                    sums[r] += difference * difference
-            if j % 8 == 7:
-                # A partial sum only grows: when all 64 are too far already the rest need not be read.
-                near = 0
-                for r in range(64):
-                    near += sums[r] < limit
-                if near == 0:
-                    break
-        near = 0
-        for r in range(64):
-            near += sums[r] < limit
-        if near == 0:
-            continue
-        for r in range(start, stop):
-            if sums[r] < limit:
-                _insert(sums[r], b * 64 + r, found[last], distances[last], slots[last])
-                found[last] = min(found[last] + 1, wanted)
-                if found[last] == wanted:
-                    limit = distances[last, wanted - 1]
+        place_all(self._rows, filled, self._is_category, self._limits, self._scales, self._scaled)
 
 
 @subkernel
@@ -456,10 +328,10 @@ def _step(
         if not learns and not predicts:
             continue
         for j in range(n_features):
-            query[j] = _scaled_value(x[i, j], is_category[j], scales[0, j], scales[1, j], limits[2])
+            query[j] = scaled_value(x[i, j], is_category[j], scales[0, j], scales[1, j], limits[2])
         if learned[0] > 0:
             newest = (learned[0] - 1) % window
-            _nearest(
+            nearest(
                 query,
                 is_category,
                 category_distance,
@@ -530,5 +402,5 @@ def _step(
         n = learned[0]
         if n % RESCALE_ROWS == 0 or (n < RESCALE_ROWS and (n & (n - 1)) == 0):
             filled = min(n, window)
-            _rescale(rows, filled, is_category, scales)
-            _place_all(rows, filled, is_category, limits, scales, scaled)
+            rescale(rows, filled, is_category, scales)
+            place_all(rows, filled, is_category, limits, scales, scaled)
