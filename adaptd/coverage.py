@@ -33,8 +33,8 @@ from adaptd.kernels import conformal
 from adaptd.numerics import pack, unpack
 
 if TYPE_CHECKING:
-    from adaptd.operations import Late
     from adaptd.labels import LabelBuffer
+    from adaptd.operations import Late
 
 # Rows in which the worst coverage is looked for.
 WINDOW_ROWS = 1000
