@@ -303,10 +303,32 @@ def check_command(options: argparse.Namespace) -> int:
     learners = pool.Pool(checked, Layout(task))  # type: ignore[arg-type]
     learners.close()
     module, source_options = config.built("sources", checked.source)
+    source = None
     if checked.source["kind"] != "stdin":
-        module.build(source_options, checked.fields).close()
+        source = module.build(source_options, checked.fields)
+        source.close()
+    if checked.sink["kind"] == "kafka":
+        check_kafka(checked, source)
     print(f"{options.config or 'the defaults'}: good; learners {', '.join(learners.names)}")
     return 0
+
+
+def check_kafka(checked: Any, source: Any) -> None:
+    """Whether the sink's brokers and topics, and a shared store of checkpoints, can be reached."""
+    from adaptd import config
+    from adaptd.checkpoint_objects import CheckpointObjects
+
+    module, sink = config.built("sinks", checked.sink, ("format",))
+    of_source: tuple[Any, ...] = ()
+    if checked.source["kind"] == "kafka":
+        of_source = (source.config.servers, source.client_options)
+        told = checked.checkpoint
+        if told.url:
+            CheckpointObjects(told.url, told.options, told.seconds_max).check()
+        print(f"source: {source.config.topic}, {source.partitions} partitions, group {source.config.group}")
+    _, partitions = module.reached(sink, *of_source)
+    for topic, count in partitions.items():
+        print(f"sink: {topic}, {count} partitions")
 
 
 def demo_command(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Ints, Reject, Rows
-from adaptd.labels import LabelBuffer
+from adaptd.labels import TIME_JUMP_SECONDS, LabelBuffer
 
 # Rows of a block, at most: bounds the memory of its predictions. It decides nothing.
 BLOCK_ROWS_MAX = 1024
@@ -109,7 +109,11 @@ class Planner:
         n = stop - at if simple.all() else int(simple.argmin())
         if n == 0:
             return None
-        if rows.times[at] == rows.times[at] or not np.isnan(rows.times[at : at + n]).all():
+        latest = float(np.fmax.reduce(rows.times[at : at + n]))
+        if latest <= self.labels.now + TIME_JUMP_SECONDS:
+            # No step of the way is a jump, so the way does not matter.
+            self.labels.advance(latest)
+        elif not math.isnan(latest):
             for time in rows.times[at : at + n].tolist():
                 self.labels.advance(time)
         return Plan(

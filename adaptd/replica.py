@@ -31,15 +31,15 @@ from adaptd.daemon import Daemon
 from adaptd.engine import Lane
 from adaptd.errors import AdaptdError, CheckpointError, UsageError
 from adaptd.lane_keeper import LaneKeeper, Part
-from adaptd.requests import Speed, fault
+from adaptd.requests import fault
 from adaptd.sinks.kafka import Aborted, KafkaSink
 from adaptd.sources.kafka import Fetch, KafkaSource
 
 # How long the loop waits for records, and looks for requests meanwhile.
 POLL_SECONDS = 0.1
 BUSY_POLL_SECONDS = 0.01
-# Work between two looks at the clock.
-PIECE_SECONDS = 0.025
+# Work between two looks at the clock, unless somebody may be waiting for an answer over HTTP.
+PIECE_SECONDS = 0.1
 # Lanes that are loaded at the same time.
 LOADERS = 2
 # A partition that goes takes a fresh checkpoint along if saving took no longer, the last time.
@@ -67,7 +67,6 @@ class Replica(Daemon):
         self.parts: dict[int, Part] = {}
         self.loading: dict[int, Loading] = {}
         self.to_save: list[int] = []
-        self.speed = Speed()
         self.transactions = self.aborted = self.aborted_in_a_row = 0
         self.is_leaving = False
         super().__init__(*arguments, **options)
@@ -177,10 +176,11 @@ class Replica(Daemon):
         aloud = int(np.searchsorted(fetch.offsets, part.committed[topic]))
         at, n = start, len(fetch.offsets)
         while at < n and not self.stopped_by and self.parts.get(fetch.partition) is part:
-            stop = min(at + self.speed.rows(PIECE_SECONDS), aloud if at < aloud else n)
+            piece = min(self.desk.speed.rows(PIECE_SECONDS), self.desk.piece_rows())
+            stop = min(at + piece, aloud if at < aloud else n)
             begun = self.clock.monotonic()
             self.work(part, fetch.cut(at, stop), is_silent=at < aloud)
-            self.speed.took(stop - at, self.clock.monotonic() - begun)
+            self.desk.speed.took(stop - at, self.clock.monotonic() - begun)
             at = stop
             self.desk.serve(is_idle=True)
             if self.sink.is_due:

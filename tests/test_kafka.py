@@ -1,5 +1,6 @@
 """Kafka source and sink on a real broker: what goes in comes out once, whatever happens in between."""
 
+import io
 import json
 import os
 import signal
@@ -8,11 +9,13 @@ import sys
 import tomllib
 from functools import partial
 
+import httpx
 import pytest
 from confluent_kafka import Producer
 
+from adaptd import cli, kafka_client
 from adaptd import config as configuration
-from adaptd import kafka_client
+from adaptd.daemon import Daemon
 from adaptd.errors import AdaptdError, CheckpointError, ConfigError
 from tests import replicas
 from tests.broker import broker
@@ -163,11 +166,64 @@ def test_secrets_come_from_files_and_credentials_and_are_never_shown(tmp_path, m
     assert "hunter22" not in str(caught.value)
 
 
-def test_a_broker_or_topic_that_is_not_there_is_said(broker, tmp_path):
+def test_a_broker_or_topic_that_is_not_there_is_said(broker, tmp_path, capsys):
     topics(broker, "there")
     configured = tree(broker, "there", tmp_path, sink={"topic": "nowhere"})
     with pytest.raises(AdaptdError, match="the topic 'nowhere' must be on"):
         Running(configured)
+    path = tmp_path / "config.toml"
+    path.write_text(toml(configured))
+    capsys.readouterr()
+    assert cli.main(["check", "--config", str(path)]) == 1
+    assert "sink: the topic 'nowhere' must be on" in capsys.readouterr().err
+    assert cli.main(["check", "--config", str(path), "--set", "sink.topic=there-out"]) == 0
+    assert "source: there-in, 1 partitions, group there" in capsys.readouterr().out
+    assert cli.main(["check", "--config", str(path), "--set", "source.servers=127.0.0.1:1"]) == 1
+    assert "source.servers must be brokers that answer" in capsys.readouterr().err
+
+
+def test_at_least_once_goes_on_after_a_restart(broker, tmp_path):
+    topics(broker, "cheap")
+    lines = rows(400)
+    configured = tree(broker, "cheap", tmp_path, sink={"delivery": "at_least_once"})
+    for start, stop in ((0, 150), (150, 400)):
+        broker.produce("cheap-in", lines[start:stop])
+        with Running(configured) as running:
+            running.wait_for(partial(has, broker, "cheap-out", stop), "the predictions")
+    # Nothing went wrong in between, so nothing came twice.
+    assert values(broker, "cheap-out") == expected(configured, lines)
+
+
+def test_a_file_is_answered_in_a_topic(broker, tmp_path):
+    broker.create("from-file")
+    (tmp_path / "rows.jsonl").write_bytes(b"".join(line + b"\n" for line in rows(300)))
+    configured = {
+        "source": {"kind": "file", "path": str(tmp_path / "rows.jsonl")},
+        "sink": {
+            "kind": "kafka", "servers": broker.servers, "topic": "from-file", "delivery": "at_least_once",
+        },
+        "pool": {"learners": replicas.POOL},
+    }  # fmt: skip
+    Daemon(configuration.read(configured, "test"), stderr=io.StringIO()).run()
+    assert values(broker, "from-file") == expected(configured, rows(300))
+
+
+def test_predictions_over_http_are_previews_and_writes_are_refused(broker, tmp_path):
+    topics(broker, "asked")
+    broker.produce("asked-in", rows(200))
+    configured = tree(broker, "asked", tmp_path, http={"enabled": True, "listen": "127.0.0.1:0"})
+    with Running(configured) as running:
+        running.wait_for(partial(has, broker, "asked-out", 200), "the predictions")
+        client = httpx.Client(
+            base_url=f"http://{running.events('http_started')[0]['listen']}/api/v1/", timeout=60
+        )
+        preview = client.post("predict", json={"x": {"a": 0.9, "b": 0.1}})
+        assert preview.json()["predictions"][0]["prediction"] == "up"
+        refused = client.post("learn", json={"id": 1, "x": {"a": 0.9, "b": 0.1}, "y": "up"})
+        assert refused.status_code == 409
+        assert "must be sent to its topics" in refused.json()["error"]
+        saved = client.post("checkpoint")
+        assert saved.status_code == 200, saved.text
 
 
 def test_a_producer_that_is_shut_out_sends_again_what_nobody_saw(broker, tmp_path):

@@ -73,16 +73,23 @@ def build(
     return KafkaSink(config, servers, options or {}, name)
 
 
+def reached(
+    config: Config, servers: str = "", options: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, int]]:
+    """Options of a client, and the partitions of each topic. Raises ConfigError, InputError."""
+    own = kafka_client.client_options(config.servers or servers, config.options, "sink", RESERVED)
+    merged = {**kafka_client.reaching(options or {}), **own}
+    topics = [topic for topic in (config.topic, config.dead_letters_topic) if topic]
+    return merged, kafka_client.partition_counts(merged, topics, "sink")
+
+
 class KafkaSink:
     """See the module. `blocked_seconds` is time spent waiting for brokers, in all."""
 
     def __init__(self, config: Config, servers: str, options: dict[str, Any], name: str) -> None:
         self.config = config
         self.name = name
-        own = kafka_client.client_options(config.servers or servers, config.options, "sink", RESERVED)
-        self.options = {**kafka_client.reaching(options), **own}
-        topics = [topic for topic in (config.topic, config.dead_letters_topic) if topic]
-        self.partitions = kafka_client.partition_counts(self.options, topics, "sink")
+        self.options, self.partitions = reached(config, servers, options)
         self.blocked_seconds = 0.0
         self.replaced = 0
         self.is_open = False

@@ -267,10 +267,10 @@ class KafkaSource:
         if rows.positions is not None and rows.n:
             places = used[rows.positions - 1]
             rows.positions = signed[places]
-            untimed = np.flatnonzero(np.isnan(rows.times))
-            if len(untimed):
-                stamps = [fetch.messages[k].timestamp()[1] for k in places[untimed].tolist()]
-                rows.times[untimed] = np.array(stamps) / 1000.0
+            untimed = np.isnan(rows.times)
+            if untimed.any():
+                stamps = np.array(list(map(Message.timestamp, fetch.messages)), np.float64)[:, 1] / 1000.0
+                rows.times[untimed] = stamps[places[untimed]]
         return rows
 
     def decoded(self, lines: bytes, kinds: Mapping[str, int]) -> Rows:
