@@ -141,13 +141,14 @@ class Replica(Daemon):
         self.reload_if_due()
         self.desk.serve(is_idle=True)
         self.stages.start()
-        try:
-            fetches = self.source.poll(self.poll_seconds())
-            self.stages.lap("poll")
-            for fetch in fetches:
+        fetches = self.source.poll(self.poll_seconds())
+        self.stages.lap("poll")
+        for fetch in fetches:
+            try:
                 self.take(fetch)
-        except Aborted as error:
-            self.go_back(error)
+            except Aborted as error:
+                # The other partitions' records are taken all the same: they would not come again.
+                self.go_back(error)
         self.take_in()
         if self.sink.is_due or (not self.sink.is_open and self.unpublished()):
             self.commit_transaction()

@@ -1,7 +1,7 @@
 """Records of a Kafka topic, in JSON: one lane a partition, shared by all replicas of a consumer group.
 
-How: one consumer in a group with cooperative rebalancing. A partition that comes to this replica stays paused
-until its lane is loaded; then it is read from where the lane's checkpoint stands. Positions are kept by
+How: one consumer in a group with cooperative rebalancing. A partition that comes to this replica is not read
+before its lane is loaded; then it is, from where the lane's checkpoint stands. Positions are kept by
 adaptd, to the row: nothing is committed behind its back. The labels topic is not subscribed to; its partition
 i is read along with partition i of the features topic, so that both are always on one replica.
 
@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from adaptd import kafka_client
 from adaptd.contracts import Fields, Ints, Rows
@@ -79,7 +79,7 @@ class Listener(Protocol):
     """Hears of partitions that come and go, from within `poll`."""
 
     def assigned(self, partitions: list[int]) -> None:
-        """They are paused until `begin`. Returns at once."""
+        """They are not read before `begin`. Returns at once."""
 
     def revoked(self, partitions: list[int]) -> None:
         """They go to another replica when this returns; until then positions can be committed."""
@@ -152,6 +152,8 @@ class KafkaSource:
         if config.instance:
             options["group.instance.id"] = config.instance
         self.consumer: Consumer = kafka_client.built(Consumer, options, "source")
+        self.begun: set[int] = set()
+        """Partitions that are read, or paused."""
         self.is_closed = False
 
     # The group.
@@ -160,26 +162,31 @@ class KafkaSource:
         """Ask for a share of the partitions; `listener` hears which ones, from within `poll`."""
 
         def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-            # Nothing is fetched before the lane is loaded: the end is asked for, and pausing comes first.
-            ours = self.of_both(partitions)
-            for each in ours:
-                each.offset = OFFSET_END
-            consumer.incremental_assign(ours)
-            consumer.pause(ours)
+            # Nothing is fetched before the lane is loaded and `begin` says where. Without this call the
+            # client would assign by itself; a logical offset, such as the end, must never be given: its
+            # answer can come late and undo a seek, and the records between would be passed over.
+            consumer.incremental_assign([])
             listener.assigned([each.partition for each in partitions])
 
         def revoked(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             listener.revoked([each.partition for each in partitions])
-            consumer.incremental_unassign(self.of_both(partitions))
+            self.let_go([each.partition for each in partitions])
 
         def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
             listener.lost([each.partition for each in partitions])
-            consumer.incremental_unassign(self.of_both(partitions))
+            self.let_go([each.partition for each in partitions])
 
         self.consumer.subscribe([self.config.topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
 
-    def of_both(self, partitions: list[TopicPartition]) -> list[TopicPartition]:
-        return [TopicPartition(topic, each.partition) for each in partitions for topic in self.topics]
+    def let_go(self, partitions: list[int]) -> None:
+        """Read them no more."""
+        ours = [each for each in partitions if each in self.begun]
+        self.begun -= set(ours)
+        # Called for none as well: the client waits for this call.
+        self.consumer.incremental_unassign(self.of_both(ours))
+
+    def of_both(self, partitions: list[int]) -> list[TopicPartition]:
+        return [TopicPartition(topic, each) for each in partitions for topic in self.topics]
 
     def group_metadata(self) -> Any:
         """This member's generation, which a transaction is checked against."""
@@ -308,13 +315,18 @@ class KafkaSource:
 
     def begin(self, partition: int, positions: Mapping[str, int]) -> None:
         """Read on from `positions`, by topic. Raises KafkaException; try again."""
-        for topic, offset in positions.items():
-            self.consumer.seek(TopicPartition(topic, partition, offset))
-        self.consumer.resume([TopicPartition(topic, partition) for topic in positions])
+        places = [TopicPartition(topic, partition, offset) for topic, offset in positions.items()]
+        if partition not in self.begun:
+            self.consumer.incremental_assign(places)
+            self.begun.add(partition)
+            return
+        for place in places:
+            self.consumer.seek(place)
+        self.consumer.resume(self.of_both([partition]))
 
     def pause(self, partitions: list[int]) -> None:
         """Give out nothing of these until `begin`."""
-        self.consumer.pause([TopicPartition(topic, each) for each in partitions for topic in self.topics])
+        self.consumer.pause(self.of_both([each for each in partitions if each in self.begun]))
 
     def lag(self, topic: str, partition: int, position: int) -> int:
         """Records known to wait behind `position`; -1 when unknown."""
