@@ -31,6 +31,7 @@ DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
     "boosting": {"kind": "boosting", "work": 8000.0},
     "boosting_lagged": {"kind": "boosting", "work": 8000.0, "lagged": True},
     "neighbours": {"kind": "knn"},
+    "memories": {"kind": "sam_knn"},
     "mlp": {"kind": "mlp"},
 }
 # Where there are classes, forest and boosting say all that a single tree does (the same page).
