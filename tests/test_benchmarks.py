@@ -150,7 +150,7 @@ def test_files_of_a_folder_are_streams(tmp_path):
     assert y.tolist() == kinds.truth().tolist() == [0, 1, 0]
     assert collected.collect("sizes", tmp_path, 1, data=data).rows == 1
     assert collected.collect("sizes", tmp_path, 0, data=data).task == "regression"
-    with pytest.raises(KeyError, match="nothing_known"):
+    with pytest.raises(collected.UnknownStreamError, match="nothing_known"):
         collected.collect("nothing_known", tmp_path, 0)
 
 

@@ -111,6 +111,8 @@ def main() -> None:
     runner = Runner(chosen.results / "kept", chosen.peers_python)
     try:
         text, figures, charts = part_of(chosen, runner)
+    except collected.UnknownStreamError as error:
+        raise SystemExit(str(error)) from None
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         raise SystemExit(130) from None

@@ -36,6 +36,10 @@ QUICK = (
 CLASSES_MAX = 50
 
 
+class UnknownStreamError(Exception):
+    """A name that no stream has; the message says which there are."""
+
+
 def names(data: pathlib.Path | None) -> list[str]:
     """All streams there are, files first."""
     of_files = [entry["name"] for entry in manifest(data)] if data else []
@@ -51,7 +55,7 @@ def collect(
     stretch_rows: int = 5000,
 ) -> Stream:  # fmt: skip
     """The first `rows` rows (0: all, of a generated one four stretches) of a stream, made when it is not
-    there yet. Raises KeyError for a name that is unknown."""
+    there yet. Raises UnknownStreamError."""
     if is_seeded(name):
         plan = generated.plans(stretch_rows).get(name)
         rows = rows or stretch_rows * max(4, len(plan.order) if plan else 4)
@@ -67,7 +71,7 @@ def collect(
     else:
         entry = next((entry for entry in manifest(data) if entry["name"] == name), None) if data else None
         if entry is None:
-            raise KeyError(f"no stream is called {name!r}; there are {', '.join(names(data))}")
+            raise UnknownStreamError(f"--streams must be of {', '.join(names(data))}; got {name}.")
         assert data is not None
         path = data / entry["file"]
         kept = folder / f"{name}-{path.stat().st_size}-{digest('collected.py')}"
