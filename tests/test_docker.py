@@ -1,12 +1,11 @@
 """The container files, as far as they can be judged without a container engine."""
 
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import yaml
+
+from adaptd import config as configuration
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDER = ROOT / "deploy/docker"
@@ -71,10 +70,13 @@ def test_prometheus_and_grafana_are_set_up_as_elsewhere_but_for_the_hosts():
     assert [job["job_name"] for job in own["scrape_configs"]] == ["adaptd"]
 
 
-def test_the_configuration_in_the_container_is_good(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "adaptd", "check", "--config", str(FOLDER / "config.toml"),
-         "--set", "pool.learners.prior.kind=prior"],
-        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_the_configuration_in_the_container_is_good():
+    # Not by `adaptd check`, which would look for the broker of that network.
+    config = configuration.load(str(FOLDER / "config.toml"))
+    created = re.search(r"for topic in (.+); do", COMPOSE["services"]["topics"]["command"][0])
+    assert {config.source["topic"], config.sink["topic"], config.sink["dead_letters_topic"]} == set(
+        created[1].split()
+    )
+    assert (
+        config.source["servers"] in COMPOSE["services"]["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    )
