@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -34,6 +35,12 @@ CALL_SECONDS_MAX = 30.0
 JAVA = ["java", "-Xms128m", "-Xmx320m", "-XX:MaxDirectMemorySize=64m", "-XX:+UseSerialGC"]
 # Without the second compiler a start costs half the processor time, and that is most of what a test costs.
 QUICK = ["-XX:TieredStopAtLevel=1"]
+
+# What it answers for a moment after a start.
+PASSING = (
+    KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE,
+)  # fmt: skip
 
 # One node: it alone holds every internal topic. An abandoned transaction is ended within a second of its
 # time limit instead of ten, a lone consumer does not wait for others, and after a kill the controller
@@ -113,6 +120,20 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def answered(call: Callable[..., Any], *arguments: object) -> Any:
+    """What the broker says, asked again while it is still taking up its partitions after a start."""
+    until = time.monotonic() + CALL_SECONDS_MAX
+    while True:
+        try:
+            return call(*arguments, timeout=CALL_SECONDS_MAX)
+        except KafkaException as error:
+            if time.monotonic() > until or (
+                not error.args[0].retriable() and error.args[0].code() not in PASSING
+            ):
+                raise
+            time.sleep(0.05)
 
 
 class Broker:
@@ -234,7 +255,7 @@ class Broker:
         partitions = self.admin.list_topics(topic, timeout=CALL_SECONDS_MAX).topics[topic].partitions
         with self._consumer("read_uncommitted") as consumer:
             return [
-                consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=CALL_SECONDS_MAX)
+                answered(consumer.get_watermark_offsets, TopicPartition(topic, partition))
                 for partition in sorted(partitions)
             ]
 
@@ -296,7 +317,7 @@ class Broker:
         consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group})
         try:
             asked = [TopicPartition(topic, partition) for partition in sorted(partitions)]
-            answers = consumer.committed(asked, timeout=CALL_SECONDS_MAX)
+            answers = answered(consumer.committed, asked)
         finally:
             consumer.close()
         return {at.partition: (at.offset, at.metadata or "") for at in answers if at.offset >= 0}

@@ -2,6 +2,15 @@
 
 import pytest
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long",
+        action="store_true",
+        help="the fault tests of Kafka with 50 rounds over 200,000 rows: an hour; -s shows the figures",
+    )
+
+
 _NOT_RUN: dict[str, str] = {}
 _MARK = "could not run here: "
 
