@@ -4,14 +4,18 @@ committed records sees what an uninterrupted run gives.
 `pytest tests/test_kafka_faults.py --long -s` runs the long form and shows its figures.
 """
 
+import os
 import pathlib
 import random
+import signal
 import statistics
 import time
 from datetime import datetime
 
 import pytest
 
+from adaptd.contracts import Fields
+from adaptd.sources import kafka
 from tests import streams
 from tests.broker import Broker, broker
 from tests.groups import Feeder, Group, Replica, Watch, assert_same, wait_until
@@ -101,6 +105,49 @@ def test_while_the_broker_is_stopped_and_killed_nothing_is_missing_or_double(bro
         group.finish()
         assert_same(group, uninterrupted(broker, tmp_path, "outage-not", topic, 1), predicted)
     print(f"\n{rounds} outages, {n:,} rows: identical")
+
+
+def test_a_slow_answer_about_the_log_does_not_move_a_partition(broker):
+    """A start that the client has to look up would take the place of ours when the answer comes."""
+    partitions = 8
+    topic = broker.create("slow-rows", partitions)
+    for partition in range(partitions):
+        broker.produce(topic, [b"{}"] * 300, partition)
+
+    class Stopping:
+        """Stops the broker, as a machine under load does, from the assignment until the lanes are loaded."""
+
+        def __init__(self):
+            self.partitions = []
+
+        def assigned(self, partitions):
+            os.kill(broker.process.pid, signal.SIGSTOP)
+            self.partitions = partitions
+
+        def revoked(self, partitions): ...
+        def lost(self, partitions): ...
+
+    source = kafka.build(kafka.Config(servers=broker.servers, topic=topic, group="slow"), Fields())
+    try:
+        listener = Stopping()
+        source.subscribe(listener)
+        wait_until(lambda: source.poll(0.05) == [] and listener.partitions, "no partition came")
+        for partition in listener.partitions:
+            source.begin(partition, {topic: 100})
+        time.sleep(0.2)
+        os.kill(broker.process.pid, signal.SIGCONT)
+        first: dict[int, int] = {}
+
+        def all_came():
+            for fetch in source.poll(0.05):
+                first.setdefault(fetch.partition, int(fetch.offsets[0]))
+            return len(first) == partitions
+
+        wait_until(all_came, f"partitions stand still; {first}", 20)
+        assert set(first.values()) == {100}
+    finally:
+        os.kill(broker.process.pid, signal.SIGCONT)
+        source.close()
 
 
 def seconds_from_assignment(watch: Watch, replicas: list[Replica], after: float) -> list[float]:
