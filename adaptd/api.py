@@ -135,6 +135,7 @@ class Api:
                 "speaker": s.speaker,
                 "scores": s.blend_scores,
                 "coverage": s.coverage or None,
+                "student": s.student_scores or None,
                 "loss": s.blend_loss,
                 "drifts": s.drifts,
                 "concepts": s.concepts,

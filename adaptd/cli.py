@@ -184,6 +184,7 @@ def compile_kernels(options: argparse.Namespace, names: list[str] | None = None)
     if names:
         learners = {name: learners.get(name, {"kind": name}) for name in names}
     kinds = {f"learners.{table(learners, name).get('kind')}" for name in learners}
+    kinds.add(f"learners.{table(tree, 'student').get('kind')}")
     kinds.add(f"controllers.{table(tree, 'controller').get('kind', 'stack')}")
     # It answers for a pool of one, and how many learners serve the task is not known yet.
     kinds.add("controllers.champion")

@@ -154,6 +154,23 @@ class OutputConfig(Section, frozen=True):
     coverage: Annotated[float, msgspec.Meta(ge=0.0, le=0.999)] = 0.0
     """How often the truth shall lie in the interval, or the set of classes, that JSON lines and the API's
     replies then have; for example 0.9. 0: neither."""
+    serve: Literal["blend", "student"] = "blend"
+    """Who answers: the pool, or the student alone; the pool goes on learning and teaching it either way."""
+
+
+class StudentConfig(Section, frozen=True):
+    """[student]: a small learner beside the pool that learns from the labels and from the blend."""
+
+    kind: Literal["none", "linear", "mlp"] = "none"
+    """What kind of learner it is."""
+    options: dict[str, Any] = {}
+    """Options of its kind."""
+    label_share: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.5
+    """Of a labelled row, how much is learned from the label; the rest from what the blend said."""
+    unlabelled_weight: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.5
+    """How much a row counts whose label has not come: it is learned from the blend alone."""
+    confidence_min: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)] = 0.0
+    """Below this probability of the predicted class the blend does not teach such a row."""
 
 
 class Config(Section, frozen=True):
@@ -166,6 +183,7 @@ class Config(Section, frozen=True):
     sink: dict[str, Any] = msgspec.field(default_factory=lambda: {"kind": "stdout"})
     """[sink]: `kind`, `format` (json or csv) and its options."""
     output: OutputConfig = OutputConfig()
+    student: StudentConfig = StudentConfig()
     fields: Fields = Fields()
     """[fields]: which names of a record mean what."""
     schema: SchemaConfig = SchemaConfig()
@@ -319,6 +337,23 @@ def between_keys(config: Config) -> list[str]:
         faults.append(
             "output.explain must be false when sink.format is 'csv'; got True. A CSV line has the same "
             "columns whatever is asked for; choose json."
+        )
+    student = config.student
+    if config.output.serve == "student" and student.kind == "none":
+        faults.append(
+            "student.kind must be one of linear, mlp when output.serve is 'student'; got 'none'. "
+            "Choose one, or let the blend serve."
+        )
+    if config.output.serve == "student" and config.output.explain:
+        faults.append(
+            "output.explain must be false when output.serve is 'student'; got True. "
+            "What learners contribute is told of the blend; choose one of the two."
+        )
+    if student.kind != "none":
+        component("learners", {"kind": student.kind, **student.options}, "student.options.", faults, {})
+    if "student" in config.pool.learners and student.kind != "none":
+        faults.append(
+            "pool.learners.student must have another name; got 'student'. The student of all is called so."
         )
     if "blend" in config.pool.learners:
         faults.append(

@@ -10,7 +10,7 @@ import math
 import msgspec
 import numpy as np
 
-from adaptd import commands, coverage, drift, events, explain, rates, reload, schema, strategy
+from adaptd import commands, coverage, drift, events, explain, rates, reload, schema, strategy, student
 from adaptd import config as configuration
 from adaptd.answers import Answers, Beside, merged
 from adaptd.contracts import (
@@ -81,6 +81,7 @@ class Lane:
         self.scores = Scores(layout, n + 1)
         self.coverage = coverage.build(self.config.output.coverage, layout)
         self.strategy = strategy.Strategy(self.config, layout, n)
+        self.student = student.build(self.config, layout)
         self.champion = NONE
         self.counts = {"switches": 0} | dict.fromkeys(drift.COUNTED.values(), 0)
         self.pinned = self.pool.names.index(self.pin) if self.pin in self.pool.names else NONE
@@ -116,9 +117,12 @@ class Lane:
     def preview(self, rows: Rows) -> Answers:
         """What would be said of `rows` now; changes nothing. Columns and texts never met are missing."""
         n = rows.n
-        predictions = self.pool.preview(self.schema.encode_known(rows), self.lags.now(n))
-        asked = np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
-        blend, parts = self.blended(predictions, *asked)
+        x = self.schema.encode_known(rows)
+        if self.student is not None and self.student_serves:
+            blend, parts = self.student.now(x), None
+        else:
+            asked = np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
+            blend, parts = self.blended(self.pool.preview(x, self.lags.now(n)), *asked)
         given = None if self.coverage is None else self.coverage.now(blend)
         beside = Beside(tuple(self.pool.names), parts, given)
         return Answers(rows.ids, 1, blend, self.layout.task, self.speaker_name, None, beside)
@@ -142,7 +146,13 @@ class Lane:
         return self.pinned if self.pinned != NONE else self.controller.speaker()
 
     @property
+    def student_serves(self) -> bool:
+        return self.config.output.serve == "student"
+
+    @property
     def speaker_name(self) -> str | None:
+        if self.student_serves:
+            return student.NAME
         return None if self.speaker == NONE else self.pool.slots[self.speaker].name
 
     @property
@@ -178,9 +188,13 @@ class Lane:
             self.labels.x[slot[waits]], self.labels.lags[slot[waits]] = x[waits], lags[waits]
             self.labels.predictions[slot[waits]] = predictions[:, waits].swapaxes(0, 1)
             self.labels.blend[slot[waits]] = blend[waits]
-        given = coverage.step(self.coverage, blend, y, op, slot, late, self.labels)
+        said = blend
+        if self.student is not None:
+            own = self.student.step(x, y, op, weight, blend, slot, late, self.labels)
+            said = own if self.student_serves else blend
+        given = coverage.step(self.coverage, said, y, op, slot, late, self.labels)
 
-        answers = self.answers(rows, source, blend, Beside(tuple(self.pool.names), parts, given), late)
+        answers = self.answers(rows, source, said, Beside(tuple(self.pool.names), parts, given), late)
         self.rows += len(answers.ids)
         if late is not None:
             self.delays += [self.rows - row for row in self.labels.row[slot[late.is_late]].tolist()]
@@ -327,6 +341,8 @@ class Lane:
             self.controller.grow(layout)
             self.scores.grow(layout)
         self.labels.grow(layout.n_features, layout.width)
+        if self.student is not None:
+            self.student.grow(layout)
         features = self.schema.names[old.n_features : layout.n_features]
         # A regression may have begun as a classification; the classes of then are no news.
         classes = self.classes.spellings[old.n_classes : layout.n_classes]
@@ -481,6 +497,7 @@ class Lane:
             "strategy": self.strategy.state(self),
             "scores": self.scores.state(),
             "coverage": None if self.coverage is None else self.coverage.state(),
+            "student": None if self.student is None else self.student.state(self.labels.slots),
             "pin": self.pin,
             "pin_told": self.config.control.pin,
             "commands": [list(command) for command in self.commands],
@@ -534,8 +551,14 @@ class Lane:
             fresh.append("controller")
         if not self.detector.load_state(state["detector"]):
             fresh.append("drift")
-        saved = state["coverage"]
-        if self.coverage is not None and saved is not None and saved["asked"] == self.coverage.asked:
+        saved = state["student"]
+        if self.student is not None and (saved is None or not self.student.load_state(saved)):
+            fresh.append("student")
+        saved, serves = state["coverage"], state["config"]["output"]["serve"] == self.config.output.serve
+        if not serves:
+            # Bounds that went with another speaker's words say nothing of these.
+            self.labels.given[:] = np.nan
+        if self.coverage and saved is not None and serves and saved["asked"] == self.coverage.asked:
             self.coverage.load_state(saved)
         elif self.coverage is not None:
             fresh.append("coverage")

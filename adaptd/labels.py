@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from adaptd.config import LabelsConfig
-from adaptd.contracts import Floats, Reject, State
+from adaptd.contracts import Floats, Ints, Reject, State
 from adaptd.coverage import GIVEN
 from adaptd.kernels.blocks import LAGS
 from adaptd.numerics import enlarged
@@ -148,8 +148,13 @@ class LabelBuffer:
         """Bytes that one waiting row takes, about."""
         return 8 * (self.x.shape[1] + (self.predictions.shape[1] + 1) * self.blend.shape[1]) + 200
 
+    @property
+    def slots(self) -> Ints:
+        """Those in which rows wait, the oldest first."""
+        return np.array(list(self.waiting.values()), np.int64)
+
     def state(self) -> State:
-        slots = np.array(list(self.waiting.values()), np.int64)
+        slots = self.slots
         return {
             "ids": list(self.waiting),
             "early_ids": list(self.early),

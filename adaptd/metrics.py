@@ -161,6 +161,8 @@ class Snapshot(msgspec.Struct):
     """Fading, estimated from confidence: of all predicted rows, and of those whose label has come."""
     coverage: dict[str, float | None] = {}
     """`Coverage.figures`; empty: none is asked for."""
+    student_scores: dict[str, float] = {}
+    """Fading; empty: there is no student."""
     warnings: int = 0
     drifts: int = 0
     covariate_shifts: int = 0
@@ -364,6 +366,10 @@ def _learner_families(s: Snapshot) -> Iterator[Metric]:
     for rows, value in s.expected_accuracy.items():
         expected.add_metric([rows], value)
     yield expected
+    student = GaugeMetricFamily("adaptd_student_score", f"The student's. {SCORE_WORDS}", labels=["score"])
+    for score, value in s.student_scores.items():
+        student.add_metric([score], value)
+    yield student
     about = s.coverage.get
     for name, text, share in (
         ("asked", "Share of labels that intervals or sets of classes shall hold", about("asked")),

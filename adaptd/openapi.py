@@ -223,6 +223,7 @@ def schemas() -> Schema:
         {"version": text, "task": text, "ready": {"type": "boolean"}, "uptime_seconds": {"type": "number"},
          "rows": COUNT, "predictions": COUNT, "labels": COUNT, "rows_per_second": NUMBER_OR_NULL,
          "champion": {"type": ["string", "null"]}, "speaker": text, "scores": {"type": "object"},
+         "student": {"type": ["object", "null"], "additionalProperties": NUMBER_OR_NULL},
          "coverage": {"type": ["object", "null"], "additionalProperties": NUMBER_OR_NULL},
          "loss": NUMBER_OR_NULL, "drifts": COUNT, "warnings": COUNT, "switches": COUNT,
          "covariate_shifts": COUNT, "unlabelled_drifts": COUNT, "expected_accuracy": {"type": "object"},

@@ -217,6 +217,7 @@ def collected() -> Iterator[Metric]:
         events=dict.fromkeys(events.NAMES, 0),
         learners=[metrics.LearnerFigures(name="linear", scores={"accuracy": 0.0})],
         blend_scores={"accuracy": 0.0},
+        student_scores={"accuracy": 0.0},
     )
     yield from metrics.Metrics(CollectorRegistry(), FakeClock(), snapshot).collect()
 

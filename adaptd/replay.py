@@ -194,6 +194,7 @@ def summary(lane: Lane, seconds: float) -> dict[str, Any]:
         "task": lane.layout.task,
         **lane.scores.cumulative(len(names)),
         **({} if lane.coverage is None else {"coverage": lane.coverage.figures()}),
+        **({} if lane.student is None else {"student": lane.student.scores.cumulative(0)}),
         "seconds": round(seconds, 3),
         "rows_per_second": round(lane.rows / seconds, 1) if seconds else None,
         # Who came to a place was not there for all rows, and is not to be compared.

@@ -59,6 +59,9 @@ def table(result: dict[str, Any]) -> None:
         shown.add_column(SHORT.get(score, score), justify="right")
     shown.add_column("weight", justify="right")
     shown.add_row("blend", *(number(result.get(score)) for score in scores), "", style="bold")
+    if "student" in result:
+        values = result["student"]
+        shown.add_row("student", *(number(values.get(score)) for score in scores), "", style="bold")
     learners = sorted(
         result["learners"].items(),
         key=lambda item: (item[1][scores[0]] is None, (item[1][scores[0]] or 0) * (1 if regression else -1)),

@@ -128,6 +128,9 @@ def figures(status: dict[str, Any], history: list[dict[str, Any]]) -> Table:
     for other, value in scores.items():
         if other != name:
             table.add_row(other.replace("_", " "), number(value), "")
+    for other, value in (status.get("student") or {}).items():
+        if other == name:
+            table.add_row("student", number(value), f"beside the blend's {number(score)}")
     coverage = status.get("coverage") or {}
     if coverage:
         size = "set size" if "set_size" in coverage else "interval width"

@@ -95,7 +95,7 @@ def test_every_option_is_documented_and_has_a_default(family):
 @pytest.mark.parametrize("section", [
     config.Config, config.SchemaConfig, config.PoolConfig, config.LabelsConfig, config.CheckpointConfig,
     config.JournalConfig, config.DeadLettersConfig, config.HttpConfig, config.LogConfig, config.ControlConfig,
-    config.OutputConfig,
+    config.OutputConfig, config.StudentConfig,
 ], ids=lambda section: section.__name__)  # fmt: skip
 def test_the_example_configuration_shows_every_key(section):
     text = (ROOT / "config.toml").read_text()

@@ -67,6 +67,8 @@ FARTHEST_TARGET = 10.0
 VITALS_ROWS = 16
 VITALS_FADE = 0.1
 LEAST_LIKELIHOOD = 1e-9
+# Handed in where labels are classes, not probabilities.
+HARD: Floats = np.zeros((0, 0))
 PAIR_SLOTS = 16384
 PAIR_FEATURES = 24
 
@@ -100,6 +102,10 @@ class Linear:
         self.weights = np.zeros((self.rungs.shape[1], *self.squares.shape))
 
     def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        self.teach(x, y, op, weight, out, HARD)
+
+    def teach(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats, soft: Floats) -> None:
+        """As `step`; classes are learned from the probabilities `soft` [n, n_classes] in place of `y`."""
         c = self._config
         options = np.zeros(OPTIONS)
         options[L2], options[HUBER], options[CLIP] = c.l2, c.huber, c.clip
@@ -111,9 +117,9 @@ class Linear:
         if self._layout.task == "regression":
             step_regression(*rows, *model, self.target)
         elif self._layout.n_classes <= 2:
-            step_two_classes(*rows, *model)
+            step_two_classes(*rows, *model, soft)
         else:
-            step_many_classes(*rows, *model)
+            step_many_classes(*rows, *model, soft)
 
     def grow(self, layout: Layout) -> None:
         plan, n_slots = scaling.plan_slots(layout)
@@ -266,8 +272,8 @@ _ARGUMENTS = (
 )
 
 
-@kernel(f"void({_ARGUMENTS})")
-def step_two_classes(x, y, op, weight, out, plan, stats, weights, squares, rungs, moving, options):
+@kernel(f"void({_ARGUMENTS}, f8[:,::1])")
+def step_two_classes(x, y, op, weight, out, plan, stats, weights, squares, rungs, moving, options, soft):
     n_rungs = weights.shape[0]
     slots = np.empty(room(plan, options), np.int64)
     values = np.empty(slots.shape[0])
@@ -293,10 +299,18 @@ def step_two_classes(x, y, op, weight, out, plan, stats, weights, squares, rungs
                 out[t, 0] = 1.0 - mixed
                 out[t, 1] = mixed
         if learns(op[t], weight[t], options):
+            goal = y[t]
+            if soft.shape[0] > 0:
+                goal = soft[t, 1] if soft.shape[1] > 1 else 0.0
             for r in range(n_rungs):
-                likelihoods[r] = max(p[r] if y[t] == 1.0 else 1.0 - p[r], LEAST_LIKELIHOOD)
-                row_losses[r] = -math.log(likelihoods[r])
-                errors[r, 0] = p[r] - y[t]
+                if soft.shape[0] > 0:
+                    row_losses[r] = -goal * math.log(max(p[r], LEAST_LIKELIHOOD))
+                    row_losses[r] -= (1.0 - goal) * math.log(max(1.0 - p[r], LEAST_LIKELIHOOD))
+                    likelihoods[r] = math.exp(-row_losses[r])
+                else:
+                    likelihoods[r] = max(p[r] if goal == 1.0 else 1.0 - p[r], LEAST_LIKELIHOOD)
+                    row_losses[r] = -math.log(likelihoods[r])
+                errors[r, 0] = p[r] - goal
             descend(weights, squares, slots, values, errors, weight[t], moving, options)
             move = ladder.climb(rungs, likelihoods, row_losses, moving, options[MARGIN], options[COOL_DOWN])
             shift(weights, move)
@@ -344,8 +358,8 @@ def step_regression(x, y, op, weight, out, plan, stats, weights, squares, rungs,
             scaling.observe_target(y[t], target, options[SCALE_FADE])
 
 
-@kernel(f"void({_ARGUMENTS})")
-def step_many_classes(x, y, op, weight, out, plan, stats, weights, squares, rungs, moving, options):
+@kernel(f"void({_ARGUMENTS}, f8[:,::1])")
+def step_many_classes(x, y, op, weight, out, plan, stats, weights, squares, rungs, moving, options, soft):
     n_rungs, _, n_classes = weights.shape
     slots = np.empty(room(plan, options), np.int64)
     values = np.empty(slots.shape[0])
@@ -377,11 +391,18 @@ def step_many_classes(x, y, op, weight, out, plan, stats, weights, squares, rung
                     mixed += rungs[ladder.SHARES, r] * p[r, k]
                 out[t, k] = mixed
         if learns(op[t], weight[t], options):
-            label = np.int64(y[t])
             for r in range(n_rungs):
-                likelihoods[r] = max(p[r, label], LEAST_LIKELIHOOD)
-                row_losses[r] = -math.log(likelihoods[r])
-                p[r, label] -= 1.0
+                if soft.shape[0] > 0:
+                    row_losses[r] = 0.0
+                    for k in range(n_classes):
+                        row_losses[r] -= soft[t, k] * math.log(max(p[r, k], LEAST_LIKELIHOOD))
+                        p[r, k] -= soft[t, k]
+                    likelihoods[r] = math.exp(-row_losses[r])
+                else:
+                    label = np.int64(y[t])
+                    likelihoods[r] = max(p[r, label], LEAST_LIKELIHOOD)
+                    row_losses[r] = -math.log(likelihoods[r])
+                    p[r, label] -= 1.0
             descend(weights, squares, slots, values, p, weight[t], moving, options)
             move = ladder.climb(rungs, likelihoods, row_losses, moving, options[MARGIN], options[COOL_DOWN])
             shift(weights, move)

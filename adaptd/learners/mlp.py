@@ -58,6 +58,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fading of the standardisation; 0: all rows count the same."""
 
 
+# Handed in where labels are classes, not probabilities.
+HARD: Floats = np.zeros((0, 0))
 LEAK = 0.2
 SQUARE_FADE = 0.001
 # Added to sqrt(G): keeps a step small where gradients have all but vanished.
@@ -125,6 +127,10 @@ class Perceptron:
         return rows
 
     def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+        self.teach(x, y, op, weight, out, HARD)
+
+    def teach(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats, soft: Floats) -> None:
+        """As `step`; classes are learned from the probabilities `soft` [n, n_classes] in place of `y`."""
         c = self._config
         options = np.zeros(OPTIONS)
         options[HUBER], options[CLIP], options[SCALE_FADE] = c.huber, c.clip, c.scale_fade
@@ -132,7 +138,7 @@ class Perceptron:
         options[RATE_SCALE], options[IS_REGRESSION] = self.rate_scale, self._layout.task == "regression"
         rows = (x, y, op, weight, out)
         model = (self._plan, self.stats, self._sizes, self.weights, self.squares, self.rungs, self.moving)
-        walk(*rows, *model, options, self.target)
+        walk(*rows, *model, options, self.target, soft)
 
     def grow(self, layout: Layout) -> None:
         plan, n_slots = scaling.plan_slots(layout)
@@ -324,6 +330,23 @@ def judge(scores, n, y, options, target, errors):
 
 
 @subkernel
+def judge_soft(scores, n, soft, errors):
+    """As `judge`, for the probabilities `soft` in place of a class: the cross-entropy."""
+    softmax(scores, n, errors)
+    if n == 1:
+        goal = soft[1] if soft.shape[0] > 1 else 0.0
+        p = errors[0]
+        errors[0] -= goal
+        hit = -goal * math.log(max(p, LEAST_LIKELIHOOD))
+        return hit - (1.0 - goal) * math.log(max(1.0 - p, LEAST_LIKELIHOOD))
+    loss = 0.0
+    for k in range(n):
+        loss -= soft[k] * math.log(max(errors[k], LEAST_LIKELIHOOD))
+        errors[k] -= soft[k]
+    return loss
+
+
+@subkernel
 def predict(outputs, n_scores, rungs, options, target, p, out):
     """Mix what the rungs say into `out` [width]."""
     last = outputs.shape[1] - 1
@@ -349,9 +372,9 @@ def predict(outputs, n_scores, rungs, options, target, p, out):
 
 @kernel(
     "void(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], i8[:,::1], f8[:,::1], i8[::1], f8[:,::1], "
-    "f8[::1], f8[:,::1], f8[::1], f8[::1], f8[:,::1])"
+    "f8[::1], f8[:,::1], f8[::1], f8[::1], f8[:,::1], f8[:,::1])"
 )
-def walk(x, y, op, weight, out, plan, stats, sizes, weights, squares, rungs, moving, options, target):
+def walk(x, y, op, weight, out, plan, stats, sizes, weights, squares, rungs, moving, options, target, soft):
     n_rungs = weights.shape[0]
     n_layers = sizes.shape[0] - 1
     n_scores = sizes[n_layers]
@@ -390,9 +413,12 @@ def walk(x, y, op, weight, out, plan, stats, sizes, weights, squares, rungs, mov
         for turn in range(n_rungs):
             r = (turn + middle) % n_rungs
             rate = moving[ladder.ETA] * 2.0 ** (r - middle) * options[RATE_SCALE] * min(weight[t], HEAVIEST)
-            row_losses[r] = judge(
-                outputs[r, n_layers - 1], n_scores, y[t], options, target, errors[n_layers - 1]
-            )
+            if soft.shape[0] > 0 and options[IS_REGRESSION] == 0.0:
+                row_losses[r] = judge_soft(outputs[r, n_layers - 1], n_scores, soft[t], errors[n_layers - 1])
+            else:
+                row_losses[r] = judge(
+                    outputs[r, n_layers - 1], n_scores, y[t], options, target, errors[n_layers - 1]
+                )
             least = min(least, row_losses[r])
             backward(
                 weights[r],
