@@ -40,6 +40,9 @@ POLL_SECONDS = 0.1
 BUSY_POLL_SECONDS = 0.01
 # Work between two looks at the clock, unless somebody may be waiting for an answer over HTTP.
 PIECE_SECONDS = 0.1
+# A smaller piece costs more a row; for this many rows the look may come later, but not later than that.
+PIECE_ROWS_MIN = 512
+PIECE_SECONDS_MAX = 1.0
 # Lanes that are loaded at the same time.
 LOADERS = 2
 # A partition that goes takes a fresh checkpoint along if saving took no longer, the last time.
@@ -177,8 +180,7 @@ class Replica(Daemon):
         aloud = int(np.searchsorted(fetch.offsets, part.committed[topic]))
         at, n = start, len(fetch.offsets)
         while at < n and not self.stopped_by and self.parts.get(fetch.partition) is part:
-            piece = min(self.desk.speed.rows(PIECE_SECONDS), self.desk.piece_rows())
-            stop = min(at + piece, aloud if at < aloud else n)
+            stop = min(at + self.piece_rows(), aloud if at < aloud else n)
             begun = self.clock.monotonic()
             self.work(part, fetch.cut(at, stop), is_silent=at < aloud)
             self.desk.speed.took(stop - at, self.clock.monotonic() - begun)
@@ -186,6 +188,12 @@ class Replica(Daemon):
             self.desk.serve(is_idle=True)
             if self.sink.is_due:
                 self.commit_transaction()
+
+    def piece_rows(self) -> int:
+        """Rows to work on before the next look at the clock and at the requests."""
+        speed = self.desk.speed
+        piece = max(speed.rows(PIECE_SECONDS), min(PIECE_ROWS_MIN, speed.rows(PIECE_SECONDS_MAX)))
+        return min(piece, self.desk.piece_rows())
 
     def work(self, part: Part, fetch: Fetch, is_silent: bool) -> None:
         """One piece, from records to predictions in the open transaction."""
