@@ -50,7 +50,7 @@ def obey(lane: "Lane", action: str, name: str) -> None:
         # What failed has nothing left to go on from.
         pool.rebuild(index)
         lane.controller.reset_learner(index)
-        lane.rates.reset_learner(index)
+        lane.boosts.reset_learner(index, name)
         lane.scores.reset_learner(index)
         lane.labels.predictions[:, index] = np.nan
         lane.log.emit(events.LearnerReset(row=row, learner=name, reason="by command"))

@@ -10,7 +10,19 @@ import math
 import msgspec
 import numpy as np
 
-from adaptd import commands, coverage, drift, events, explain, rates, reload, schema, strategy, student
+from adaptd import (
+    boosts,
+    commands,
+    coverage,
+    drift,
+    events,
+    explain,
+    rates,
+    reload,
+    schema,
+    strategy,
+    student,
+)
 from adaptd import config as configuration
 from adaptd.answers import Answers, Beside, merged
 from adaptd.contracts import (
@@ -77,7 +89,8 @@ class Lane:
         module, options = configuration.built("controllers", chosen)
         self.controller: Controller = module.build(options, layout, n)
         self.detector = drift.Watch(self.config, layout)
-        self.rates = rates.RateControl(rates.Config(**self.config.rates), n)
+        self.boosts = boosts.Boosts(rates.Config(**self.config.rates), self.pool)
+        self.rates = self.boosts.rates
         self.scores = Scores(layout, n + 1)
         self.coverage = coverage.build(self.config.output.coverage, layout)
         self.strategy = strategy.Strategy(self.config, layout, n)
@@ -177,6 +190,7 @@ class Lane:
         if late is not None:
             lags[late.waited], lags[late.here] = self.labels.lags[late.slots], lags[late.origins]
         predictions = self.pool.step(x, lags, y, op, weight)
+        self.boosts.step(self.pool, x, lags, y, op, weight)
         if late is not None:
             predictions[:, late.waited] = self.labels.predictions[late.slots].swapaxes(0, 1)
             predictions[:, late.here] = predictions[:, late.origins]
@@ -282,15 +296,8 @@ class Lane:
             self.counts["switches"] += previous is not None
             self.log.emit(events.ChampionChanged(row=row, champion=names[champion], previous=previous))
             self.champion = champion
-        was_boosted = self.rates.is_boosted()
-        if was_boosted or self.drifted:
-            self.rates.review(self.drifted, self.config.control.rows)
-            self.pool.scale_rates(self.rates.scales)
-        if self.drifted and self.rates.is_boosted():
-            factor, half_life = float(self.rates.scales.max()), self.rates.config.half_life_rows
-            self.log.emit(events.RatesBoosted(row=row, factor=factor, half_life_rows=half_life))
-        elif was_boosted and not self.rates.is_boosted():
-            self.log.emit(events.RatesRestored(row=row))
+        for event in self.boosts.review(self.pool, self.drifted, row, self.config.control.rows):
+            self.log.emit(event)
         self.detector.drifted = False
         if row % self.weights_rows == 0:
             self.report_weights()
@@ -337,6 +344,7 @@ class Lane:
         self.pool.grow(layout)
         self.detector.grow(layout)
         self.strategy.grow(layout)
+        self.boosts.grow(layout)
         if layout.width != old.width:
             self.controller.grow(layout)
             self.scores.grow(layout)
@@ -493,8 +501,8 @@ class Lane:
             "pool": self.pool.state(),
             "controller": {"of": self.config.controller, "state": self.controller.state()},
             "detector": self.detector.state(),
-            "rates": self.rates.state(),
             "strategy": self.strategy.state(self),
+            "boosts": self.boosts.state(),
             "scores": self.scores.state(),
             "coverage": None if self.coverage is None else self.coverage.state(),
             "student": None if self.student is None else self.student.state(self.labels.slots),
@@ -531,10 +539,10 @@ class Lane:
         self.counts, self.rejected = self.counts | state["counts"], dict(state["rejected"])
         self.first_rows = [FirstRow(**first) for first in state["first_rows"]]
         same_pool = state["learners"] == self.pool.names and not fresh
+        self.boosts.load_state(state["boosts"], self.pool, same_pool)
         if same_pool:
             self.labels.load_state(state["labels"])
             self.scores.load_state(state["scores"])
-            self.rates.load_state(state["rates"])
             self.champion = state["champion"]
             self.pool.scale_rates(self.rates.scales)
         else:

@@ -118,9 +118,23 @@ class UnlabelledDriftSuspected(Decision, frozen=True, kw_only=True):
 
 class RatesBoosted(Decision, frozen=True, kw_only=True):
     factor: float
+    """The greatest."""
     half_life_rows: float
-    learners: list[str] = []
+    """Of that one."""
+    factors: dict[str, float] = {}
+    """Of every learner that has a learning rate."""
     reason: str = "drift_detected"
+
+
+class BoostsCompared(Decision, frozen=True, kw_only=True):
+    """Copies of the learners have met a drift with boosts of several sizes."""
+
+    rows: int
+    """Labelled rows of the trial."""
+    gains: dict[str, dict[str, float]]
+    """By learner and boost: the share of the loss without a boost that it saved."""
+    chosen: dict[str, str]
+    """By learner: what the next drift is met with."""
 
 
 class RatesRestored(Decision, frozen=True, kw_only=True):

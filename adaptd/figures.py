@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 import adaptd
-from adaptd import checkpoint, events, metrics, places, predictions
+from adaptd import boosts, checkpoint, events, metrics, places, predictions
 from adaptd.contracts import REJECT_REASONS, Rows
 from adaptd.engine import Lane
 
@@ -180,6 +180,7 @@ def learners(lane: Lane) -> list[metrics.LearnerFigures]:
         if places.is_empty(slot):
             continue
         vitals, scores = slot.learner.vitals(), lane.scores.fading(index)
+        boost = lane.boosts.boost_of(slot.name) if boosts.has_rate(slot) else (math.nan, math.nan)
         found.append(
             metrics.LearnerFigures(
                 name=slot.name,
@@ -188,6 +189,8 @@ def learners(lane: Lane) -> list[metrics.LearnerFigures]:
                 weight=float(weights[index]),
                 learning_rate=vitals.learning_rate,
                 rate_scale=slot.learner.rate_scale,
+                boost_factor=boost[0],
+                boost_half_life_rows=boost[1],
                 gradient_norm=vitals.gradient_norm,
                 step_norm=vitals.step_norm,
                 state_bytes=vitals.state_bytes,
@@ -201,7 +204,16 @@ def learners(lane: Lane) -> list[metrics.LearnerFigures]:
     return found
 
 
-MEANS = ("loss", "weight", "learning_rate", "rate_scale", "gradient_norm", "step_norm")
+MEANS = (
+    "loss",
+    "weight",
+    "learning_rate",
+    "rate_scale",
+    "boost_factor",
+    "boost_half_life_rows",
+    "gradient_norm",
+    "step_norm",
+)
 
 
 def joined(lanes: list[list[metrics.LearnerFigures]], weights: list[float]) -> list[metrics.LearnerFigures]:

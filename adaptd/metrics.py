@@ -105,6 +105,8 @@ class LearnerFigures(msgspec.Struct):
     weight: float = math.nan
     learning_rate: float = math.nan
     rate_scale: float = 1.0
+    boost_factor: float = math.nan
+    boost_half_life_rows: float = math.nan
     gradient_norm: float = math.nan
     step_norm: float = math.nan
     state_bytes: int = 0
@@ -323,6 +325,8 @@ _LEARNER_GAUGES = (
     ("adaptd_learner_weight", "Share in the blend.", "weight"),
     ("adaptd_learner_learning_rate", "Learning rate in force, rate scale included.", "learning_rate"),
     ("adaptd_learner_rate_scale", "The controller's factor on the learning rate.", "rate_scale"),
+    ("adaptd_learner_boost_factor", "Factor on the rate that the next drift is met with.", "boost_factor"),
+    ("adaptd_learner_boost_half_life_rows", "Rows in which half of it wears off.", "boost_half_life_rows"),
     ("adaptd_learner_gradient_norm", "Fading mean length of a loss gradient.", "gradient_norm"),
     ("adaptd_learner_step_norm", "Fading mean length of a gradient step.", "step_norm"),
     ("adaptd_learner_state_bytes", "Bytes of the learner's state.", "state_bytes"),

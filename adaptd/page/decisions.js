@@ -42,6 +42,11 @@ const Decisions = (() => {
       "champion",
     ],
     champion_pinned: (p) => [p.champion ? `Pinned: ${p.champion}` : "Pin released", "", "champion"],
+    boosts_compared: (p) => [
+      "Boosts compared",
+      `over ${format.row(p.rows)} rows; the next drift: ${Object.entries(p.chosen).map(([name, arm]) => `${name} ${arm}`).join(", ")}`,
+      "",
+    ],
     rates_boosted: (p) => [
       `Learning rates × ${plain(p.factor)}`,
       `fading, half-life ${format.row(p.half_life_rows)} rows; ${plain(p.reason)}`,

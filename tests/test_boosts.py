@@ -1,0 +1,127 @@
+"""`boosts.py`: earlier drifts decide how the next is met; a trial by itself changes no prediction."""
+
+import numpy as np
+
+from adaptd.boosts import ARMS, Boosts, named
+from adaptd.contracts import LEARN, PREDICT
+from adaptd.numerics import same_state
+from tests import streams
+from tests.lanes import Bench
+
+# A tree is slow to see a reversed rule, so the drift is called; the linear learner is what a boost concerns.
+POOL = {"tree": {"kind": "hoeffding_tree"}, "linear": {"kind": "linear"}}
+ALONE = {"tree": {"kind": "hoeffding_tree"}, "pinned": {"kind": "linear", "ladder": False}}
+
+
+def reversals(times: int, stretch: int) -> list[dict]:
+    """The rule is turned round every `stretch` rows."""
+    records = []
+    for k in range(times):
+        for record in streams.classes(stretch, seed=k):
+            if k % 2:
+                record["y"] = {"up": "down", "down": "up"}[record["y"]]
+            records.append({**record, "id": len(records)})
+    return records
+
+
+def boosts_of(tree: dict | None = None, learners: dict | None = None) -> tuple[Boosts, Bench]:
+    bench = Bench(tree, learners or ALONE).feed(streams.classes(640))
+    return bench.lane.boosts, bench
+
+
+def test_a_trial_follows_a_drift_and_is_journalled():
+    bench = Bench({"control": {"pin": "tree"}}, POOL).feed(reversals(2, 3000))
+    drift = bench.events("drift_detected")[0][0]
+    row, payload = bench.events("boosts_compared")[0]
+    assert drift < row <= drift + 128 + 512
+    assert payload["rows"] == 512
+    assert set(payload["gains"]) == {"linear"}
+    assert payload["gains"]["linear"]["none"] == 0.0
+    assert set(payload["gains"]["linear"]) == {named(arm) for arm in ARMS}
+    assert payload["chosen"]["linear"] in {named(arm) for arm in ARMS}
+
+
+def test_gains_are_those_of_copies_with_each_boost():
+    boosts, bench = boosts_of()
+    pool, layout = bench.lane.pool, bench.lane.layout
+    boosts.begin(pool, 640)
+    (trial,) = boosts.trials
+    x = np.random.default_rng(0).normal(size=(512, layout.n_features))
+    x[:, 2] = 0.0
+    y = (x[:, 0] < 0).astype(float)
+    ones, op = np.ones(512), np.full(512, PREDICT | LEARN, np.uint8)
+    for start in range(0, 512, 128):
+        part = slice(start, start + 128)
+        boosts.step(pool, x[part], np.full((128, 5), np.nan), y[part], op[part], ones[part])
+    gains = trial.gains()
+    # The rule was turned round. Without a control point in between no boost wears off.
+    assert gains[0] == 0.0 < gains[1] < gains[2] == gains[3] < gains[4]
+
+
+def test_the_arm_that_helps_is_chosen_and_one_that_harms_is_left():
+    boosts, bench = boosts_of()
+    boosts.begin(bench.lane.pool, 640)
+    boosts.trials[0].losses[:, 0] = [100.0, 95.0, 80.0, 90.0, 99.0]
+    boosts.conclude(1152)
+    assert boosts.boost_of("pinned") == ARMS[2]
+    for row in (6000, 12000, 18000):
+        boosts.begin(bench.lane.pool, row)
+        boosts.trials[0].losses[:, 0] = [100.0, 105.0, 130.0, 120.0, 150.0]
+        boosts.conclude(row + 512)
+    assert boosts.boost_of("pinned") == ARMS[0]
+
+
+def test_what_helps_by_next_to_nothing_is_no_boost():
+    boosts, bench = boosts_of()
+    boosts.begin(bench.lane.pool, 640)
+    boosts.trials[0].losses[:, 0] = [100.0, 99.9, 99.95, 99.99, 101.0]
+    boosts.conclude(1152)
+    assert boosts.boost_of("pinned") == ARMS[0]
+
+
+def test_until_a_trial_has_ended_and_when_told_so_the_boost_is_the_configured_one():
+    boosts, _ = boosts_of({"rates": {"boost": 3.0, "half_life_rows": 99.0}})
+    assert boosts.boost_of("pinned") == (3.0, 99.0)
+    boosts.arms["pinned"] = 4
+    assert boosts.boost_of("pinned") == ARMS[4]
+    fixed, bench = boosts_of({"rates": {"learned": False}})
+    fixed.arms["pinned"] = 4
+    assert fixed.boost_of("pinned") == (4.0, 350.0)
+    fixed.review(bench.lane.pool, True, 640, 128)
+    assert not fixed.trials
+
+
+def test_trials_are_rare_however_many_drifts_there_are():
+    boosts, bench = boosts_of()
+    begun = 0
+    for row in range(1280, 128_000, 640):
+        before = boosts.tried_at
+        boosts.review(bench.lane.pool, True, row, 128)
+        begun += boosts.tried_at != before
+    assert begun <= 127_000 // 4096 + 1
+
+
+def test_a_trial_changes_no_prediction():
+    records = reversals(2, 3000)[:4200]
+    with_trials = Bench({"rates": {"learned": True, "trial_rows": 4000}}, POOL).feed(records)
+    without = Bench({"rates": {"learned": False}}, POOL).feed(records)
+    assert with_trials.lane.boosts.trials
+    assert [v.tobytes() for v in with_trials.values] == [v.tobytes() for v in without.values]
+
+
+def test_any_split_and_any_stop_within_a_trial_go_on_alike():
+    records = streams.with_late_labels(reversals(2, 3000), delay=20, share=0.3)[:5500]
+    for record in records[4000:]:
+        if "a" in record:
+            record["late"] = 1.0
+    whole = Bench(learners=POOL).feed(records)
+    assert whole.events("boosts_compared")
+    pieces = Bench(learners=POOL).feed(records, list(range(11, len(records), 11)))
+    assert same_state(pieces.lane.state(), whole.lane.state())
+    at = whole.events("drift_detected")[0][0] * len(records) // whole.lane.learned + 250
+    first, second = Bench(learners=POOL).feed(records[:at]), Bench(learners=POOL)
+    assert first.lane.boosts.trials
+    assert second.lane.load_state(first.lane.state()) == []
+    second.decoder.load_state(first.decoder.state())
+    second.feed(records[at:])
+    assert same_state(second.lane.state(), whole.lane.state())
