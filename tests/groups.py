@@ -68,6 +68,10 @@ class Replica:
 
     def stop(self, code: int = 0) -> None:
         """SIGTERM, and wait until it has saved and left."""
+        # Before that it has no handler: the signal would just end it.
+        wait_until(
+            lambda: self.events("daemon_started") or self.process.poll() is not None, "it has not started"
+        )
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(WAIT_SECONDS) == code, self.log.read_text()[-4000:]
 
