@@ -37,11 +37,13 @@ if TYPE_CHECKING:
 
 FAMILY = "concept"
 # Kinds that a frozen place would be too slow with: neighbours are looked for anew for each row.
-SLOW_KINDS = ("knn", "river")
+SLOW_KINDS = ("knn", "sam_knn", "river")
 # Rows that a loss must rest on before it is believed.
 ROWS_MIN = 24
 # Least difference of mean losses for a recall: less is not worth what the live learners have learned since.
 GAIN_MIN = 0.02
+# A concept that holds is as good as it was: its recent loss is at most this much above the one noted then.
+AS_GOOD = 0.05
 # A concept whose rows look like those of now needs this part of the evidence.
 ALIKE_ROWS = 0.1
 # Recalls lie at least this many labelled rows apart, so that one can show what it is worth.
@@ -160,9 +162,10 @@ class Memory:
             if relative < 0 or not lane.pool.awake()[relative] or comparison.rows(index) < ROWS_MIN:
                 continue
             difference = float(comparison.recent[relative, 0] - comparison.recent[index, 0])
+            is_as_good = float(comparison.recent[index, 0]) <= concept.losses[concept.member] + AS_GOOD
             evidence = comparison.is_better(index)
             needed = self.config.evidence * (ALIKE_ROWS if self.looks_like(concept) else 1.0)
-            if difference >= GAIN_MIN and evidence >= needed and evidence / needed > most:
+            if is_as_good and difference >= GAIN_MIN and evidence >= needed and evidence / needed > most:
                 found, most = index, evidence / needed
         return found
 
