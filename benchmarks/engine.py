@@ -55,9 +55,13 @@ def main() -> None:
     n = 65_536
     truth = rng.integers(0, 2, n)
     learners = {f"learner{k}": {"kind": "prior"} for k in range(LEARNERS)}
-    config = configuration.read(
-        {"pool": {"learners": learners, "threads": 1}, "controller": {"kind": options.controller}}, "bench"
-    )
+    tree = {
+        "pool": {"learners": learners, "threads": 1},
+        "controller": {"kind": options.controller},
+        # A stand-in has no state that a memory could keep.
+        "memory": {"enabled": False},
+    }
+    config = configuration.read(tree, "bench")
     lane = Lane(config, events.Events(SystemClock(), io.StringIO(), Journal(None)))
     features = {f"f{j}": rng.normal(size=n) for j in range(8)}
     labels = [b'"up"' if y else b'"down"' for y in truth]
