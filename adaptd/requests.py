@@ -30,6 +30,9 @@ PIECE_SECONDS = 0.004
 # The same when nobody has asked for a while: larger pieces cost less.
 QUIET_PIECE_SECONDS = 0.025
 QUIET_AFTER_SECONDS = 10.0
+# A piece costs something however short it is: after a drift, with copies of the learners on trial, more than
+# its time. Cut ever shorter for that, all the time would go into the cutting.
+PIECE_ROWS_MIN = 16
 # Rows of a first piece, before anything is known about the speed.
 FIRST_PIECE_ROWS = 64
 # Replies and output lines that wait for the input log stay below this.
@@ -105,7 +108,7 @@ class Speed:
         self.row_seconds = 0.0
 
     def rows(self, seconds: float) -> int:
-        return max(1, int(seconds / self.row_seconds)) if self.row_seconds else FIRST_PIECE_ROWS
+        return max(PIECE_ROWS_MIN, int(seconds / self.row_seconds)) if self.row_seconds else FIRST_PIECE_ROWS
 
     def took(self, rows: int, seconds: float) -> None:
         if rows:
