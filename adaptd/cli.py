@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import adaptd
+from adaptd import allocator
 from adaptd.errors import AdaptdError, ConfigError, UsageError
 
 EXAMPLES = """examples:
@@ -29,6 +30,7 @@ exit codes: 0 done; 1 a fault; 2 wrong use of the command line; 78 wrong configu
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; the exit code."""
     hold_standard_streams()
+    allocator.return_large_blocks()
     options = parser().parse_args(arguments)
     try:
         code: int = options.command(options)

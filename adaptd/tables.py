@@ -34,6 +34,8 @@ from adaptd.records import (
 )
 
 BATCH_ROWS = 4096
+# Of a wide table fewer rows: several copies of a batch are on their way at once.
+BATCH_CELLS = 1 << 18
 
 # From a row number (from 0) on, the rows of a table in batches.
 Batches = Callable[[int], Iterator[Rows]]
@@ -53,6 +55,10 @@ def open_table(path: str, fields: Fields) -> Batches:
         raise InputError(f"{path!r} must be a readable {ending} file: {fault}.") from fault
 
 
+def batch_rows(columns: int) -> int:
+    return max(64, min(BATCH_ROWS, BATCH_CELLS // columns))
+
+
 def open_npy(path: str, fields: Fields) -> Batches:
     """A 2-D array; its last column is the target, unless `fields.target` is the name of another one."""
     table = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -63,9 +69,11 @@ def open_npy(path: str, fields: Fields) -> Batches:
     if fields.target not in names:
         names[-1:] = [fields.target]
 
+    size = batch_rows(len(names))
+
     def batches(start: int) -> Iterator[Rows]:
-        for first in range(start, len(table), BATCH_ROWS):
-            part = np.asarray(table[first : first + BATCH_ROWS], dtype=np.float64)
+        for first in range(start, len(table), size):
+            part = np.asarray(table[first : first + size], dtype=np.float64)
             columns: dict[str, Any] = {name: part[:, j].copy() for j, name in enumerate(names)}
             columns[fields.target] = columns[fields.target].tolist()
             yield table_rows(columns, fields, fields.target, range(first + 1, first + 1 + len(part)))
@@ -100,7 +108,7 @@ def open_parquet(path: str, fields: Fields) -> Batches:
                 groups.append(group)
             else:
                 first += size
-        for batch in table.iter_batches(BATCH_ROWS, row_groups=groups):
+        for batch in table.iter_batches(batch_rows(len(table.schema_arrow)), row_groups=groups):
             skip = min(max(0, start - first), batch.num_rows)
             first += batch.num_rows
             batch = batch.slice(skip)
@@ -143,6 +151,7 @@ def open_arff(path: str, fields: Fields) -> Batches:
     names = [name for name, _ in attributes]
     target = target_of(names, fields, path)
     numeric = [isinstance(kind, str) and kind.upper() != "STRING" for _, kind in attributes]
+    size = batch_rows(len(names))
 
     def batches(start: int) -> Iterator[Rows]:
         position = 0
@@ -163,7 +172,7 @@ def open_arff(path: str, fields: Fields) -> Batches:
                 except RecordError as fault:
                     raw = line.encode(errors="surrogateescape")[:RAW_BYTES_MAX]
                     rejects.append(Reject(fault.reason, fault.detail, position, raw))
-                if len(cells) + len(rejects) == BATCH_ROWS:
+                if len(cells) + len(rejects) == size:
                     yield arff_rows(cells, names, fields, target, kept, rejects)
                     cells, kept, rejects = [], [], []
         if cells or rejects:

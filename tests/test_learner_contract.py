@@ -254,6 +254,23 @@ def test_a_zero_rate_scale_learns_nothing(kind, task):
 
 
 @every_learner
+def test_who_tells_a_learning_rate_obeys_the_rate_scale(kind, task):
+    """Copies of whoever tells one are tried with other scales after a drift."""
+    layout = layout_for(task)
+    data = stream(task)
+    learner = make(kind, layout)
+    run(learner, data, [], layout.width)
+    if np.isnan(learner.vitals().learning_rate):
+        assert not getattr(registry.load("learners", kind), "HAS_RATE", False)
+        return
+    twin = make(kind, layout)
+    twin.load_state(learner.state())
+    twin.rate_scale = 4.0
+    more = stream(task, seed=9)
+    assert (run(learner, more, [], layout.width) != run(twin, more, [], layout.width)).any()
+
+
+@every_learner
 def test_a_heavier_row_counts_no_less(kind, task):
     """Row weights of zero teach nothing about the label."""
     layout = layout_for(task)

@@ -481,13 +481,14 @@ class Boosting:
 
     def vitals(self) -> Vitals:
         arrays = [getattr(self, name) for name in self._STATE[1:]]
+        # No learning rate: the controller's boosts do not reach how far trees go.
         return Vitals(
-            learning_rate=float(self._options[trees.RATE]),
             state_bytes=total_bytes(*arrays, self._bins),
             details={
                 "trees_fitted": float(self.counters[FITTED]),
                 "drifts": float(self.counters[DRIFTS]),
                 "window_rows": float(self.counters[IN_WINDOW]),
+                "rate": float(self._options[trees.RATE]),
                 "online_rate": float(self.shares @ self._rates),
             },
         )
