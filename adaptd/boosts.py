@@ -224,7 +224,7 @@ def named(arm: tuple[float, float]) -> str:
 
 def has_rate(slot: Slot) -> bool:
     """Whether a boost concerns the learner at all."""
-    if slot.frozen or slot.set_aside or slot.failed:
+    if slot.frozen or slot.set_aside or slot.failed or slot.is_place:
         return False
     rate = slot.learner.vitals().learning_rate
     return rate == rate

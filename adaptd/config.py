@@ -196,6 +196,8 @@ class Config(Section, frozen=True):
     """[rates]: learning rates after a drift."""
     memory: dict[str, Any] = {}
     """[memory]: concepts that may come back."""
+    challengers: dict[str, Any] = {}
+    """[challengers]: learners that start in the background when the world may have changed."""
     control: ControlConfig = ControlConfig()
     labels: LabelsConfig = LabelsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -289,10 +291,11 @@ def read(tree: dict[str, Any], name: str) -> Config:
             "Set http.enabled = true, since nothing else brings rows, or choose another source.kind."
         )
     faults += [f"{name}: {fault}" for fault in between_keys(config)]
-    from adaptd import memory, rates
+    from adaptd import challengers, memory, rates
 
     checked(rates.Config, config.rates, f"{name}: rates.", faults)
     checked(memory.Config, config.memory, f"{name}: memory.", faults)
+    checked(challengers.Config, config.challengers, f"{name}: challengers.", faults)
     if faults:
         raise ConfigError(faults)
     return config

@@ -166,6 +166,9 @@ class Controller(Protocol):
     def reset_learner(self, index: int) -> None:
         """The learner at `index` was built anew: forget what was learned about it."""
 
+    def replace_learner(self, index: int, by: int) -> None:
+        """The learner at `by` has become the one at `index`: it has the trust that the two had together."""
+
     def add_learner(self) -> None:
         """One more place at the end, asleep until `reset_learner` says that somebody has come to it."""
 

@@ -213,7 +213,7 @@ class Lane:
         if late is not None:
             self.delays += [self.rows - row for row in self.labels.row[slot[late.is_late]].tolist()]
         self.remember_first_rows(x, y, op, weight, blend)
-        self.strategy.observe(x, predictions, blend, y, op, weight)
+        self.strategy.observe(self.layout, x, lags, predictions, blend, y, op, weight)
         self.evaluate(x, predictions, blend, y, op)
         return [answers] if answers.ids else []
 

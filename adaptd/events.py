@@ -244,6 +244,48 @@ class ConceptDropped(Decision, frozen=True, kw_only=True):
     utility: float
 
 
+class ChallengerRaised(Decision, frozen=True, kw_only=True):
+    """A learner starts in the background; one control interval later it joins."""
+
+    challenger: str
+    """Its place."""
+    learner: str
+    """The relative that it is to be better than."""
+    action: str
+    """`fresh`, `warm`, `mutate`."""
+    reason: str
+    """`warning`, `drift`."""
+    replay_rows: int
+    """Rows since the estimated change that it begins with."""
+    options: dict[str, Any] = {}
+
+
+class ChallengerPromoted(Decision, frozen=True, kw_only=True):
+    """It has taken its relative's slot."""
+
+    level: ClassVar[Level] = "warning"
+    challenger: str
+    learner: str
+    action: str
+    evidence: float
+    """That it is better."""
+    loss_saved: float | None
+    """The share of its relative's loss, on the rows of the trial."""
+    options: dict[str, Any] = {}
+
+
+class ChallengerRetired(Decision, frozen=True, kw_only=True):
+    challenger: str
+    learner: str
+    action: str
+    reason: str
+    """`worse`, `no_better`, `failed`, `too_big`, `relative_gone`, `concept_recalled`."""
+    evidence: float
+    """That it is better."""
+    loss_saved: float | None
+    """None: it was never compared."""
+
+
 class RecordRejected(Event, frozen=True, kw_only=True):
     """One of the first ten records that could not be used, when there is no dead-letter file."""
 

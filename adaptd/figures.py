@@ -156,6 +156,7 @@ def counts(lane: Lane, empty: bool = False) -> Counts:
         "unlabelled_drifts": lane.counts["unlabelled_drifts"],
         "switches": lane.counts["switches"],
         "recalls": lane.strategy.memory.recalls,
+        "challengers": dict(lane.strategy.challengers.counts),
     }
     return plus(found, found, -1) if empty else found
 

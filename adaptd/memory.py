@@ -180,10 +180,11 @@ class Memory:
                 continue
             j = names.index(name)
             slot = pool.slots[j]
-            same = (slot.kind, slot.options) == (saved["kind"], saved["options"])
+            same = (slot.kind, slot.options_told) == (saved["kind"], saved["options_told"])
             worse = float(comparison.recent[j, 0]) > concept.losses[name] + WORSE
             if same and not slot.set_aside and not slot.failed and (worse or name == concept.member):
-                slot.learner = pool.revive(name, saved).learner
+                revived = pool.revive(name, saved)
+                slot.learner, slot.options = revived.learner, revived.options
                 lane.rates.reset_learner(j)
                 restored.append(name)
         if concept.trust:
@@ -257,7 +258,7 @@ class Memory:
             if size > left or slot.kind == "river":
                 continue
             left -= size
-            learners[slot.name] = pool.remembered(k)
+            learners[slot.name] = pool.remembered(slot)
             if not member and slot.kind not in SLOW_KINDS:
                 member = slot.name
         if not member:
@@ -385,10 +386,14 @@ class Memory:
             "notes": [msgspec.structs.asdict(note) for note in self.notes],
         }
 
-    def load_state(self, state: State) -> None:
+    def load_state(self, state: State, indices: dict[int, int]) -> None:
+        """Go on from `state`; indices: where each place of then is now."""
         unpack(self, self.STATE, state)
-        self.concepts = {int(index): Concept(**saved) for index, saved in state["concepts"].items()}
+        self.current = indices.get(self.current, NONE)
+        self.concepts = {indices[int(index)]: Concept(**saved) for index, saved in state["concepts"].items()}
         self.notes = [Concept(**saved) for saved in state["notes"]]
+        for note in self.notes:
+            note.alike = indices.get(note.alike, NONE)
 
 
 def unlikeness(first: State, second: State) -> float:

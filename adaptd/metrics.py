@@ -173,6 +173,8 @@ class Snapshot(msgspec.Struct):
     concepts: int = 0
     """Kept in the memory."""
     recalls: int = 0
+    challengers: dict[str, int] = {}
+    """By action and what became of it, as in `fresh_promoted`."""
     stages: dict[str, Histogram] = msgspec.field(default_factory=_stage_histograms)
     checkpoint_time: float = math.nan
     """Wall time of the last one saved or loaded; its age is counted when somebody asks."""
@@ -255,7 +257,7 @@ class Metrics(Collector):
 # Fields of a `Snapshot` that a checkpoint brings along.
 LASTING_COUNTS = (
     "predictions", "labels", "rejects", "values_missing", "duplicate_ids", "labels_unknown", "labels_expired",
-    "warnings", "drifts", "switches", "recalls",
+    "warnings", "drifts", "switches", "recalls", "challengers",
 )  # fmt: skip
 
 
@@ -398,6 +400,13 @@ def _learner_families(s: Snapshot) -> Iterator[Metric]:
     )
     yield _gauge("adaptd_concepts", "Concepts kept in the memory.", s.concepts)
     yield _counter("adaptd_concept_recalls", "Times that a kept concept was found to hold again.", s.recalls)
+    challengers = CounterMetricFamily(
+        "adaptd_challengers", "Challengers, by how they were made and what became of them.",
+        labels=["action", "outcome"],
+    )  # fmt: skip
+    for key, value in s.challengers.items():
+        challengers.add_metric(key.split("_"), value)
+    yield challengers
     yield _counter("adaptd_switches", "Times that another learner became champion.", s.switches)
 
 

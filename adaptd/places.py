@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adaptd.contracts import Bytes, Floats, Ints, State
-from adaptd.kernels.compare import N_SUMS, ROWS, SUM, compare
+from adaptd.kernels.compare import LOSSES, N_SUMS, ROWS, SUM, compare
 from adaptd.kernels.mixing import BETS
 from adaptd.numerics import enlarged, pack, unpack
 from adaptd.pool import EMPTY, Pool, Slot
@@ -75,6 +75,15 @@ class Comparison:
         """By how much the place's loss was lower than its relative's, on the mean row; 0 before the first."""
         rows, total = self.sums[self.place(index)][[ROWS, SUM]].tolist()
         return total / rows if rows else 0.0
+
+    def share_saved(self, index: int) -> float:
+        """The share of its relative's loss that the place at `index` would have saved; below 0: added."""
+        total, losses = self.sums[self.place(index)][[SUM, LOSSES]].tolist()
+        return total / losses if losses else 0.0
+
+    def replace(self, index: int, by: int) -> None:
+        """The learner in the place `by` has become the one at `index`."""
+        self.recent[index], self.steady[index] = self.recent[by], self.steady[by]
 
     def is_better(self, index: int) -> float:
         """Evidence that the place is better than its relative; 1 / this bounds the chance of an error."""

@@ -68,10 +68,13 @@ class Slot(msgspec.Struct):
     name: str
     kind: str
     options: dict[str, Any]
+    """Those it was built with: the configuration's, or a mutation of these."""
     learner: Learner
     frozen: bool = False
     frozen_told: bool = False
     """What the configuration says; a command may say otherwise."""
+    options_told: dict[str, Any] = {}
+    """What the configuration says; a challenger with others may have come."""
     lagged: bool = False
     """Whether it sees the last labels before the features."""
     set_aside: str = ""
@@ -216,12 +219,13 @@ class Pool:
         slot.has_learned = True
         return slot
 
-    def remembered(self, index: int) -> State:
-        """The learner at `index` as plain data, with all that it takes to build it again."""
-        slot, layout = self.slots[index], self.layout
+    def remembered(self, slot: Slot) -> State:
+        """The learner in `slot` as plain data, with all that it takes to build it again."""
+        layout = self.layout
         return {
             "kind": slot.kind,
             "options": slot.options,
+            "options_told": slot.options_told,
             "layout": [layout.task, list(layout.kinds), list(layout.capacities), layout.n_classes],
             "learner": slot.learner.state(),
         }
@@ -276,6 +280,7 @@ class Pool:
             slot.name: {
                 "kind": slot.kind,
                 "options": slot.options,
+                "options_told": slot.options_told,
                 "rate_scale": slot.learner.rate_scale,
                 "frozen": slot.frozen,
                 "frozen_told": slot.frozen_told,
@@ -304,9 +309,12 @@ class Pool:
                 slot.stride, slot.asked_rows = saved["stride"], saved["asked_rows"]
                 # What the configuration told, which is nothing, has not changed.
                 slot.frozen_told = saved["frozen_told"]
-            if saved is None or (saved["kind"], saved["options"]) != (slot.kind, slot.options):
+            if saved is None or (saved["kind"], saved["options_told"]) != (slot.kind, slot.options_told):
                 fresh.append(slot.name)
                 continue
+            if saved["options"] != slot.options:
+                # A challenger with other options has come to this slot.
+                self.use_options(slot, saved["options"])
             slot.set_aside, slot.failed = saved["set_aside"], saved["failed"]
             # A command holds until the configuration says something else than it did.
             if saved["frozen_told"] == slot.frozen_told:
@@ -329,11 +337,15 @@ class Pool:
     def rebuild(self, index: int) -> None:
         """The learner at `index` as new, under the layout of now."""
         slot = self.slots[index]
-        options = {"kind": slot.kind, **slot.options}
-        slot.learner = build_slot(slot.name, options, self.layout, self.config.seed).learner
+        self.use_options(slot, slot.options_told)
         slot.set_aside = slot.failed = ""
         slot.has_learned = False
         slot.asleep_rows = slot.predicted_rows = 0
+
+    def use_options(self, slot: Slot, options: dict[str, Any]) -> None:
+        """A new learner in `slot`, of the same kind, built with `options`."""
+        built = build_slot(slot.name, {"kind": slot.kind, **options}, self.layout, self.config.seed)
+        slot.options, slot.learner = built.options, built.learner
 
     def close(self) -> None:
         if self.workers is not None:
@@ -382,12 +394,14 @@ def build_slot(name: str, options: dict[str, Any], layout: Layout, seed: int) ->
     # Each learner has its own seed, by its name, so that adding one leaves the others' numbers alone.
     own_seed = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "big")
     build: Callable[[Any, Layout, int], Learner] = module.build
+    own = {key: value for key, value in options.items() if key not in ("kind", "frozen")}
     return Slot(
         name,
         options["kind"],
-        {key: value for key, value in options.items() if key not in ("kind", "frozen")},
+        own,
         build(config, lagged(layout) if sees_lags else layout, own_seed),
         bool(options.get("frozen", False)),
         bool(options.get("frozen", False)),
+        own,
         sees_lags,
     )

@@ -15,12 +15,12 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from adaptd import config, events, memory, metrics, rates, registry, schema, scores
+from adaptd import challengers, config, events, memory, metrics, rates, registry, schema, scores
 from adaptd.clock import FakeClock
 from adaptd.contracts import REJECT_REASONS, Layout, Task
 
 # Sections that are typed where they are used.
-OWN_SECTIONS = {"rates": rates.Config, "memory": memory.Config}
+OWN_SECTIONS = {"rates": rates.Config, "memory": memory.Config, "challengers": challengers.Config}
 ROOT = pathlib.Path(__file__).parent.parent
 MADE = "Made from the code by `python -m adaptd.reference`; change it there.\n"
 TASKS: tuple[Task, ...] = ("classification", "regression")

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from adaptd import challengers, memory, pool, rates, student
 from adaptd import config as configuration
-from adaptd import memory, pool, rates, student
 from adaptd.config import Config
 from adaptd.contracts import CATEGORY, Layout
 from adaptd.errors import CheckpointError
@@ -17,7 +17,7 @@ from adaptd.errors import CheckpointError
 # Keys, or sections with all that is in them.
 LANE_KEYS = (
     "pool.learners", "pool.lagged_labels", "pool.learner_bytes_max", "controller", "drift", "rates", "memory",
-    "control.pin", "journal.weights_rows", "output", "student",
+    "challengers", "control.pin", "journal.weights_rows", "output", "student",
 )  # fmt: skip
 AT_ONCE_KEYS = (
     "checkpoint.interval_seconds", "checkpoint.keep", "http.body_bytes_max", "http.requests_per_second",
@@ -105,6 +105,7 @@ def rehearse(old: Config, new: Config, task: str) -> None:
     module.build(options)
     rates.Config(**new.rates)
     memory.Config(**new.memory)
+    challengers.Config(**new.challengers)
     student.build(new, layout)
 
 
@@ -118,6 +119,7 @@ def lane_part(config: Config) -> dict[str, Any]:
         "rates": tree["rates"],
         "output": tree["output"],
         "memory": tree["memory"],
+        "challengers": tree["challengers"],
         "student": tree["student"],
         "pin": config.control.pin,
         "weights_rows": config.journal.weights_rows,
@@ -135,6 +137,7 @@ def with_lane_part(config: Config, saved: dict[str, Any]) -> Config:
         rates=saved["rates"],
         output=replace(config.output, **saved["output"]),
         memory=saved["memory"],
+        challengers=saved["challengers"],
         student=replace(config.student, **saved["student"]),
         control=replace(config.control, pin=saved["pin"]),
         journal=replace(config.journal, weights_rows=saved["weights_rows"]),

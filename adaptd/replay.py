@@ -211,6 +211,7 @@ def summary(lane: Lane, seconds: float) -> dict[str, Any]:
         "expected_accuracy": lane.detector.expected_accuracy_overall(),
         "concepts": len(lane.strategy.memory.concepts),
         "recalls": lane.strategy.memory.recalls,
+        "challengers": dict(lane.strategy.challengers.counts),
         "rejects": dict(lane.rejected),
         "champion": names[lane.champion] if lane.champion >= 0 else None,
         "weights": {

@@ -439,3 +439,28 @@ def test_trust_comes_back_as_it_was(kind, task):
     assert controller.weights().sum() == pytest.approx(1.0)
     if kind != "champion":
         assert np.abs(controller.weights()[:3] - then).sum() < between
+
+
+@every_task
+@every_controller
+def test_who_takes_a_slot_has_the_trust_that_both_had(kind, task):
+    skills = np.tile(np.array([0.1, 0.5, 0.9, 0.9])[:, None], (1, 1500))
+    controller = make(kind, task, 3)
+    controller.add_learner()
+    controller.reset_learner(3)
+    predictions, y, op, weight = labelled(*logged(task, skills))
+    walk(controller, (predictions, y, op, weight))
+    everyone = np.ones(4, np.bool_)
+    controller.review(everyone)
+    before, was_champion = controller.weights(), controller.champion()
+    controller.replace_learner(2, 3)
+    controller.reset_learner(3)
+    controller.review(np.array([True, True, True, False]))
+    after = controller.weights()
+    assert after.sum() == pytest.approx(1.0)
+    assert after[3] == 0.0
+    assert after[2] >= before[2] - 1e-9
+    assert controller.champion() == (2 if was_champion in (2, 3) else was_champion)
+    predictions[3] = np.nan
+    out = walk(controller, (predictions, y, op, weight))
+    assert np.isfinite(out).all()

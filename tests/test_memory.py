@@ -16,7 +16,7 @@ LEARNERS = {
     "lagged": {"kind": "linear", "lagged": True},
 }
 VISIT = 2500
-ASLEEP = {"memory": {"enabled": False}}
+ASLEEP = {"memory": {"enabled": False}, "challengers": {"enabled": False}}
 
 
 def returning(visits: int = 5, rows: int = VISIT, seed: int = 0) -> list[dict]:
@@ -106,7 +106,8 @@ def test_frozen_means_frozen(records):
 
 def test_the_least_useful_concept_makes_room():
     records = returning(4, 1500)
-    bench = Bench({"memory": {"stable_rows": 300, "concepts_max": 1}}, LEARNERS).feed(records)
+    tree = {"memory": {"stable_rows": 300, "concepts_max": 1}, "challengers": {"enabled": False}}
+    bench = Bench(tree, LEARNERS).feed(records)
     assert len(bench.lane.strategy.memory.concepts) == 1
     assert bench.events("concept_dropped")
     assert [slot.name for slot in bench.lane.pool.slots if slot.is_place] == [f"{FAMILY}_1"]
@@ -174,6 +175,8 @@ def test_a_changed_pool_keeps_its_concepts(records, whole):
     assert "prior" in fresh
     kept, before = bench.lane.strategy.memory.concepts, whole.lane.strategy.memory.concepts
     assert [concept.first_row for concept in kept.values()] == [c.first_row for c in before.values()]
+    names, former = bench.lane.pool.names, whole.lane.pool.names
+    assert [names[index] for index in kept] == [former[index] for index in before]
     bench.decoder.load_state(whole.decoder.state())
     bench.feed(records[:1000])
 

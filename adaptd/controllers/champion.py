@@ -103,6 +103,9 @@ class Champion:
     def reset_learner(self, index: int) -> None:
         self.title.reset_learner(index)
 
+    def replace_learner(self, index: int, by: int) -> None:
+        self.title.replace_learner(index, by)
+
     def add_learner(self) -> None:
         self.title.add_learner()
 

@@ -123,6 +123,10 @@ class FixedShare:
         enter_evenly(self.shares, index)
         self.title.reset_learner(index)
 
+    def replace_learner(self, index: int, by: int) -> None:
+        self.shares[index] += self.shares[by]
+        self.title.replace_learner(index, by)
+
     def add_learner(self) -> None:
         n = len(self.shares) + 1
         self.shares = enlarged(self.shares, (n,))

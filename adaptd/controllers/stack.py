@@ -161,6 +161,15 @@ class ClassStack:
         self.past[index] = 1.0 / n_learners
         self.title.reset_learner(index)
 
+    def replace_learner(self, index: int, by: int) -> None:
+        # Both spoke for the same family: what they had together is the newcomer's.
+        self.w[:, index] += self.w[:, by]
+        self.shares[index] += self.shares[by]
+        self.past[index] += self.past[by]
+        for own in (self.v.T, self.exponents, self.squares, self.maps, self.map_shares, self.spread):
+            own[index] = own[by]
+        self.title.replace_learner(index, by)
+
     def add_learner(self) -> None:
         mixers, n = self.w.shape[0], self.w.shape[1] + 1
         self.w, self.v = enlarged(self.w, (mixers, n)), enlarged(self.v, (mixers, n), V_START)
@@ -261,6 +270,15 @@ class NumberStack:
             covariance[index, index] = 1.0 / PRIOR
         enter_evenly(self.shares, index)
         self.title.reset_learner(index)
+
+    def replace_learner(self, index: int, by: int) -> None:
+        self.w[:, index] += self.w[:, by]
+        self.shares[index] += self.shares[by]
+        for covariance in self.covariance:
+            covariance[index, :] = covariance[by, :]
+            covariance[:, index] = covariance[:, by]
+            covariance[index, index] = covariance[by, by]
+        self.title.replace_learner(index, by)
 
     def add_learner(self) -> None:
         n = len(self.shares)

@@ -15,8 +15,8 @@ PRINT_STEP = 0.005
 # A number's error is told in units of four fading mean errors of the blend, which move with this step.
 SCALE_STEP = 0.002
 
-# Entries of a pair: rows compared, sum of the differences, its square, whom the place is compared with.
-ROWS, SUM, SQUARES = range(3)
+# Entries of a pair: rows compared, sums of the differences and of the losses of whom it is compared with.
+ROWS, SUM, LOSSES = range(3)
 N_SUMS = 3
 # Entries of a fingerprint behind the features' means and squares: confidence, error, the last one, the
 # product of neighbours.
@@ -80,7 +80,7 @@ def compare(p, blend, y, op, weight, is_number, recent, steady, scale, relatives
                 continue
             sums[k, ROWS] += 1.0
             sums[k, SUM] += better
-            sums[k, SQUARES] += better * better
+            sums[k, LOSSES] += losses[other]
             for b in range(len(BETS)):
                 evidence[k, 0, b] = min((evidence[k, 0, b] + 1.0) * (1.0 + BETS[b] * better), 1e30)
                 evidence[k, 1, b] = min((evidence[k, 1, b] + 1.0) * (1.0 - BETS[b] * better), 1e30)

@@ -306,6 +306,16 @@ class Title:
         if index == self.champion:
             self.evidence[:] = 0.0
 
+    def replace_learner(self, index: int, by: int) -> None:
+        """The learner at `by` has become the one at `index`."""
+        self.means[index], self.counts[index] = self.means[by], self.counts[by]
+        self.evidence[index] = self.evidence[by]
+        if by == self.champion:
+            self.champion = index
+        elif index == self.champion:
+            # What spoke against the former learner says nothing against this one.
+            self.evidence[:] = 0.0
+
     def add_learner(self) -> None:
         n = len(self.means) + 1
         self.means, self.counts = enlarged(self.means, (n,)), enlarged(self.counts, (n,))

@@ -43,6 +43,7 @@ from adaptd.kernels.random import generator
 from adaptd.numerics import enlarged, pack, total_bytes, unpack
 
 TASKS = ("classification", "regression")
+MUTABLE = ("ridge", "hessian_min", "gain_min", "smoothing", "one_class", "drift_delta")
 
 OnlineRate = Annotated[float, msgspec.Meta(gt=0, le=100)]
 

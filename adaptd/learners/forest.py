@@ -25,6 +25,7 @@ from adaptd.kernels import tree
 from adaptd.kernels.tree_members import Members, Options
 
 TASKS = ("classification", "regression")
+MUTABLE = ("bagging", "grace", "delta", "tie", "warning_delta", "drift_delta", "fading")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -29,6 +29,7 @@ from adaptd.kernels import tree
 from adaptd.kernels.tree_members import Members, Options
 
 TASKS = ("classification", "regression")
+MUTABLE = ("grace", "delta", "tie")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

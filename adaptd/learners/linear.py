@@ -30,6 +30,7 @@ from adaptd.numerics import enlarged, pack, total_bytes, unpack
 
 TASKS = ("classification", "regression")
 HAS_RATE = True
+MUTABLE = ("margin", "cool_down_rows", "l2", "huber", "clip")
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

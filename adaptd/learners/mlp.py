@@ -34,6 +34,7 @@ from adaptd.numerics import enlarged, pack, total_bytes, unpack
 
 TASKS = ("classification", "regression")
 HAS_RATE = True
+MUTABLE = ("margin", "cool_down_rows", "huber", "clip")
 
 Width = Annotated[int, msgspec.Meta(ge=1, le=1024)]
 

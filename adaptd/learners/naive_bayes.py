@@ -26,6 +26,7 @@ from adaptd.kernels.compile import kernel, subkernel
 from adaptd.numerics import enlarged, pack, total_bytes, unpack
 
 TASKS = ("classification",)
+MUTABLE = ("fading_factor", "prior_fading_factor", "shrinkage", "variance_floor")
 
 # Values are cut here: their squared differences still have to be finite, with room to be summed.
 LARGEST = 1e150
