@@ -40,7 +40,6 @@ from adaptd import config as configuration
 from adaptd import events, places, registry
 from adaptd.contracts import LEARN, STABLE, Bytes, Floats, Layout, State
 from adaptd.errors import ConfigError
-from adaptd.experience import Experience
 from adaptd.lags import lagged
 from adaptd.places import NONE
 from adaptd.pool import Slot, build_slot
@@ -112,7 +111,6 @@ class Challengers:
         self.control_rows = control_rows
         self.recent = Recent(config.replay_rows_max + control_rows, config.bytes_max // 2, layout)
         self.challengers: dict[int, Challenger] = {}
-        self.experience = Experience()
         self.level = STABLE
         """At the last control point."""
         self.walked = 0
@@ -238,7 +236,7 @@ class Challengers:
         if challenger.slot is not None or not comparison.rows(index):
             return 0.0, None
         saved = comparison.share_saved(index)
-        self.experience.note(challenger.action, challenger.kind, saved)
+        lane.strategy.experience.note(challenger.action, challenger.kind, saved)
         return comparison.is_better(index), saved
 
     # Raising.
@@ -308,7 +306,7 @@ class Challengers:
             for action in ACTIONS:
                 if action == "mutate" and not mutable(slot.kind):
                     continue
-                value = matters * self.experience.value(action, slot.kind)
+                value = matters * lane.strategy.experience.value(action, slot.kind)
                 if value > most:
                     found, most = (index, action), value
         return found
@@ -350,7 +348,6 @@ class Challengers:
             "level": self.level,
             "walked": self.walked,
             "counts": dict(self.counts),
-            "experience": self.experience.state(),
             "challengers": {
                 str(index): {
                     **msgspec.structs.asdict(challenger),
@@ -366,7 +363,6 @@ class Challengers:
         self.recent.load_state(state["recent"])
         self.level, self.walked = state["level"], state["walked"]
         self.counts |= state["counts"]
-        self.experience.load_state(state["experience"])
         if not same_pool:
             for index in places.indices(lane.pool, FAMILY):
                 places.leave(lane, index)

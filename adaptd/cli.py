@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   adaptd replay history.csv.gz --target price       back-test: scores of every learner and of their blend
   adaptd replay data.npy --holdout 0.2              the last column is the target; the last fifth is held out
   adaptd check --config config.toml                 every fault of a configuration at once
+  adaptd meta export --checkpoint DIR --output F    what was learned of learning, to begin another lane with
   adaptd learners linear                            the options of one kind and their defaults
   adaptd demo drift --rows 20000 | adaptd run       a generated stream whose rule changes
 
@@ -110,6 +111,15 @@ def parser() -> argparse.ArgumentParser:
     replay.add_argument("--output", metavar="FILE", help="write the predictions to FILE")
     replay.add_argument("--report", metavar="FILE", help="write a report with curves, one HTML file, to FILE")
     replay.add_argument("--format", choices=("table", "json"), default="table", help="how to report")
+
+    replay.add_argument("--meta", metavar="FILE", help="write what was learned of learning to FILE")
+
+    meta = add("meta", meta_command, "what was learned of learning: export it, look at it, put it together")
+    meta.add_argument("action", choices=("export", "show", "merge"),
+                      help="of a checkpoint to a file; of a file; of several files")  # fmt: skip
+    meta.add_argument("files", metavar="FILE", nargs="*", help="files of meta-knowledge")
+    meta.add_argument("--checkpoint", metavar="DIR", help="export: the checkpoint directory of a lane")
+    meta.add_argument("--output", metavar="FILE", help="export, merge: where to; without it stdout")
 
     status = add("status", status_command, "what a running daemon does right now; needs its http.enabled")
     status.add_argument("--watch", action="store_true", help="go on showing it, once a second")
@@ -260,7 +270,7 @@ def replay_command(options: argparse.Namespace) -> int:
     config = only(loaded(options), options.learner)
     asked = replay.Options(
         options.file, options.max_rows, options.holdout, options.passes, options.shuffle, options.output,
-        options.report,
+        options.report, options.meta,
     )  # fmt: skip
     with report.progress(options.file) as advance:
         result = replay.replay(config, asked, advance)
@@ -268,6 +278,24 @@ def replay_command(options: argparse.Namespace) -> int:
         print(json.dumps(result, allow_nan=False))
     else:
         report.table(result)
+    return 0
+
+
+def meta_command(options: argparse.Namespace) -> int:
+    from adaptd import meta, report
+
+    if options.action == "export":
+        if not options.checkpoint or options.files:
+            raise UsageError("meta export needs --checkpoint DIR and no FILE. Name checkpoint.directory.")
+        found = meta.of_checkpoint(options.checkpoint)
+    else:
+        if not options.files:
+            raise UsageError(f"meta {options.action} needs a FILE. Make one with `adaptd meta export`.")
+        found = meta.merged([meta.read(path) for path in options.files])
+    if options.action == "show":
+        report.meta(found)
+    else:
+        meta.write(options.output, found)
     return 0
 
 
@@ -298,10 +326,11 @@ def status_command(options: argparse.Namespace) -> int:
 
 
 def check_command(options: argparse.Namespace) -> int:
-    from adaptd import config, pool
+    from adaptd import config, meta, pool
     from adaptd.contracts import Layout
 
     checked = loaded(options)
+    meta.given(checked.meta.path)
     task = "regression" if checked.schema.task == "regression" else "classification"
     learners = pool.Pool(checked, Layout(task))  # type: ignore[arg-type]
     learners.close()

@@ -173,6 +173,13 @@ class StudentConfig(Section, frozen=True):
     """Below this probability of the predicted class the blend does not teach such a row."""
 
 
+class MetaConfig(Section, frozen=True):
+    """[meta]: what was learned of learning on other streams."""
+
+    path: str = ""
+    """A file that `adaptd meta export` wrote: lanes that start fresh begin with it. Empty: none."""
+
+
 class Config(Section, frozen=True):
     """The whole configuration."""
 
@@ -198,6 +205,7 @@ class Config(Section, frozen=True):
     """[memory]: concepts that may come back."""
     challengers: dict[str, Any] = {}
     """[challengers]: learners that start in the background when the world may have changed."""
+    meta: MetaConfig = MetaConfig()
     control: ControlConfig = ControlConfig()
     labels: LabelsConfig = LabelsConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

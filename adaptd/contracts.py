@@ -8,7 +8,7 @@ However the input is cut into blocks, every bit of every output and of every sta
 protocols below rest on that promise, and `tests/` holds every component to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -22,6 +22,9 @@ Bytes = npt.NDArray[np.uint8]
 # What state is made of: None, bool, int, float, str, bytes, NumPy arrays, and lists and string-keyed
 # mappings of these. Never a pickled object (`learners/river.py` says how it meets this).
 State = dict[str, Any]
+
+# Arrays by name, each flattened.
+Habits = dict[str, list[float]]
 
 Task = Literal["classification", "regression"]
 
@@ -177,6 +180,15 @@ class Controller(Protocol):
 
     def restore_trust(self, n: int, trust: State) -> None:
         """Trust the first `n` learners as then, and those behind them not until they have earned it."""
+
+    def habits(self, n: int) -> tuple[list[Habits], Habits]:
+        """What has been learned of each of the first `n` learners, and of their blend, as plain numbers."""
+
+    def adopt(self, learners: Sequence[Habits | None], blend: Habits) -> None:
+        """Begin with the habits of other streams; with None, or where they do not fit, as built.
+
+        They come from a file: whatever they say, what is promised above holds.
+        """
 
     def state(self) -> State: ...
 

@@ -17,6 +17,7 @@ from adaptd import (
     drift,
     events,
     explain,
+    meta,
     rates,
     reload,
     schema,
@@ -72,6 +73,7 @@ class Lane:
         """(action, learner) that take effect at the next control point."""
         self.next_config: configuration.Config | None = None
         """Takes effect at the next control point."""
+        self.meta = meta.Meta(meta.given(config.meta.path))
         # Until the first labels tell, the task counts as a classification without classes.
         self.build(Layout("regression" if config.schema.task == "regression" else "classification"))
         self.labels = LabelBuffer(config.labels, len(self.pool.slots))
@@ -98,6 +100,7 @@ class Lane:
         self.champion = NONE
         self.counts = {"switches": 0} | dict.fromkeys(drift.COUNTED.values(), 0)
         self.pinned = self.pool.names.index(self.pin) if self.pin in self.pool.names else NONE
+        self.meta.adopt(self)
 
     # A row's way.
 
@@ -288,6 +291,7 @@ class Lane:
         for name, reason, detail in self.pool.review():
             self.log.emit(events.LearnerSetAside(row=row, learner=name, reason=reason, detail=detail))
         self.strategy.review(self)
+        self.meta.review(self)
         self.controller.review(self.pool.awake())
         champion = self.pinned if self.pinned != NONE else self.controller.champion()
         if champion != self.champion:
@@ -503,6 +507,7 @@ class Lane:
             "detector": self.detector.state(),
             "strategy": self.strategy.state(self),
             "boosts": self.boosts.state(),
+            "meta": self.meta.state(),
             "scores": self.scores.state(),
             "coverage": None if self.coverage is None else self.coverage.state(),
             "student": None if self.student is None else self.student.state(self.labels.slots),
@@ -528,6 +533,7 @@ class Lane:
         told = self.config.control.pin
         self.pin = state["pin"] if state["pin_told"] == told else told
         self.pool.close()
+        self.meta.load_state(state["meta"])
         self.build(layout)
         self.schema.load_state(state["schema"])
         self.classes.load_state(state["classes"])

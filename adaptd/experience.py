@@ -7,10 +7,11 @@ the same rows. For an action and a kind of learner
 
 and what is expected of it next is optimistic while it has hardly been tried:
 
-    value = S / (n + 1) + WIDTH sqrt(log(2 + all trials) / (n + 1))
+    value = (S + mean of the action) / (n + 1) + WIDTH sqrt(log(2 + all trials) / (n + 1))
 
-so whatever has not been tried is tried, and what keeps losing is left alone for ever longer. Nothing here is
-random.
+so what an action saved with other kinds counts as one outcome, whatever has not been tried is tried, and what
+keeps losing is left alone for ever longer. Nothing here is random. Challengers choose by it; what recalls of
+concepts saved is taken down beside them.
 """
 
 import math
@@ -40,8 +41,10 @@ class Experience:
     def value(self, action: str, kind: str) -> float:
         """What may be hoped for."""
         total, n = self.sums[action].get(kind, (0.0, 0.0))
-        trials = sum(count for kinds in self.sums.values() for _, count in kinds.values())
-        return total / (n + 1.0) + WIDTH * math.sqrt(math.log(2.0 + trials) / (n + 1.0))
+        kinds = self.sums[action].values()
+        mean = sum(part for part, _ in kinds) / (sum(count for _, count in kinds) + 1.0)
+        trials = sum(count for others in self.sums.values() for _, count in others.values())
+        return (total + mean) / (n + 1.0) + WIDTH * math.sqrt(math.log(2.0 + trials) / (n + 1.0))
 
     def state(self) -> State:
         return {
@@ -50,5 +53,5 @@ class Experience:
 
     def load_state(self, state: State) -> None:
         self.sums = {
-            action: {kind: list(sums) for kind, sums in state.get(action, {}).items()} for action in ACTIONS
+            action: {kind: list(sums) for kind, sums in kinds.items()} for action, kinds in state.items()
         }

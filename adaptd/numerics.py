@@ -1,10 +1,11 @@
 """Small numeric helpers that components share."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from adaptd.contracts import State
+from adaptd.contracts import Habits, State
 
 
 def pack(owner: Any, names: tuple[str, ...]) -> State:
@@ -21,6 +22,19 @@ def unpack(owner: Any, names: tuple[str, ...], state: State) -> None:
     for name in names:
         value = state[name]
         setattr(owner, name, value.copy() if isinstance(value, np.ndarray) else value)
+
+
+def habits(arrays: dict[str, np.ndarray], n: int) -> list[Habits]:
+    """For each of the first `n` entries of the arrays what stands there, flattened."""
+    return [{name: array[k].ravel().tolist() for name, array in arrays.items()} for k in range(n)]
+
+
+def adopt(arrays: dict[str, np.ndarray], entries: Sequence[Habits | None]) -> None:
+    """Write what `habits` gave into the entries of the arrays; None, or what does not fit, is left out."""
+    for name, array in arrays.items():
+        for k, known in enumerate(entries[: len(array)]):
+            if known is not None and len(known.get(name, ())) == array[k].size:
+                array[k] = np.reshape(known[name], array[k].shape)
 
 
 def enlarged(array: np.ndarray, shape: tuple[int, ...], fill: float = 0.0) -> np.ndarray:

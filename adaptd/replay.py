@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from adaptd import back_test, events, places, predictions, scores
+from adaptd import back_test, events, meta, places, predictions, scores
 from adaptd import config as configuration
 from adaptd.answers import Answers, formatted
 from adaptd.clock import SystemClock
@@ -38,6 +38,8 @@ class Options(msgspec.Struct, frozen=True):
     """A file for the predictions."""
     report: str | None = None
     """A file for the HTML report."""
+    meta: str | None = None
+    """A file for what was learned of learning."""
 
 
 def replay(
@@ -79,6 +81,8 @@ def replay(
             for rows in reads if curves is None else stepped(reads, curves):
                 take(rows)
             lane.end_of_input()
+            if options.meta:
+                meta.write(options.meta, meta.of_state(lane.state()))
             report = summary(lane, time.perf_counter() - started)
             if hold_out is not None and hold_out.n:
                 report["holdout"] = judged(lane, hold_out, take)

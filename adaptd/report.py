@@ -14,6 +14,7 @@ from rich.table import Table
 
 from adaptd import registry
 from adaptd.config import documentation
+from adaptd.meta import Knowledge
 
 # Heads of columns that would be wider than what stands below them.
 SHORT = {"calibration_error": "ece"}
@@ -129,3 +130,30 @@ def sentence(module: ModuleType) -> str:
 def console() -> Console:
     """Wide enough to be read when it is piped."""
     return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def meta(knowledge: Knowledge) -> None:
+    """What each action saved, which boosts helped, and whom controllers came to trust."""
+    out = console()
+    shown = Table(title="actions: share of the loss saved (outcomes)", title_justify="left")
+    actions = knowledge.actions
+    shown.add_column("learner kind")
+    for action in actions:
+        shown.add_column(action, justify="right")
+    for name in dict.fromkeys(name for kinds in actions.values() for name in kinds):
+        means = [kinds.get(name) for kinds in actions.values()]
+        shown.add_row(name, *("" if m is None else f"{m.saved:+.3f} ({m.outcomes:.1f})" for m in means))
+    out.print(shown)
+    shown = Table(title="boosts: share of the loss saved", title_justify="left")
+    shown.add_column("learner")
+    for factor, rows in knowledge.boosts.arms:
+        shown.add_column("none" if factor == 1.0 else f"x{factor:g} for {rows:g}", justify="right")
+    for name, gains in knowledge.boosts.gains.items():
+        shown.add_row(name, *(f"{gain:+.3f}" for gain in gains))
+    out.print(shown)
+    for task, trust in knowledge.trust.items():
+        shares = [
+            (arrays["shares"][0], name) for name, arrays in trust.learners.items() if "shares" in arrays
+        ]
+        words = ", ".join(f"{name} {share:.2f}" for share, name in sorted(shares, reverse=True))
+        out.print(f"trust, {task}, {trust.streams:g} streams: {words or 'none'}", highlight=False)

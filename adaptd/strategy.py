@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from adaptd import challengers, memory, places
 from adaptd.contracts import Bytes, Floats, Layout, State
+from adaptd.experience import Experience
 
 if TYPE_CHECKING:
     from adaptd.config import Config
@@ -33,6 +34,7 @@ class Strategy:
         ]  # fmt: skip
         """Whose places there may be."""
         self.comparison = places.Comparison(n_learners, layout.task == "regression")
+        self.experience = Experience()
         self.memory = memory.Memory(self.memory_config, layout)
         self.challengers = challengers.Challengers(self.challengers_config, layout, config.control.rows)
 
@@ -73,12 +75,14 @@ class Strategy:
             "n_learners": self.n_learners,
             "places": [slot.name for slot in lane.pool.slots if slot.is_place],
             "comparison": self.comparison.state(),
+            "experience": self.experience.state(),
             "memory": self.memory.state(),
             "challengers": self.challengers.state(lane),
         }
 
     def load_state(self, lane: "Lane", state: State, same_pool: bool) -> None:
         """The lane's parts have their places already (`restore_places`)."""
+        self.experience.load_state(state["experience"])
         if same_pool and self.families == state["families"]:
             self.comparison.load_state(state["comparison"])
         else:

@@ -47,7 +47,7 @@ def only(bench: Bench, action: str) -> Bench:
     for other in ACTIONS:
         if other != action:
             kinds = {slot.kind for slot in bench.lane.pool.slots}
-            bench.lane.strategy.challengers.experience.sums[other] = {kind: [-50.0, 50.0] for kind in kinds}
+            bench.lane.strategy.experience.sums[other] = {kind: [-50.0, 50.0] for kind in kinds}
     return bench
 
 
@@ -173,7 +173,7 @@ def test_a_promoted_mutant_survives_a_restart_and_a_reset_undoes_it(records):
 
 
 def test_what_actions_saved_teaches_the_next_choice(whole):
-    sums = whole.lane.strategy.challengers.experience.sums
+    sums = whole.lane.strategy.experience.sums
     concluded = [*whole.events("challenger_promoted"), *whole.events("challenger_retired")]
     tried = {payload["action"] for _, payload in concluded if payload["loss_saved"] is not None}
     assert tried == {action for action in ACTIONS if sums[action]}
@@ -193,7 +193,7 @@ def test_with_another_pool_the_experience_stays_and_challengers_go(records):
     other.lane.load_state(bench.lane.state())
     parts = other.lane.strategy.challengers
     assert not parts.challengers
-    assert parts.experience.sums == bench.lane.strategy.challengers.experience.sums
+    assert other.lane.strategy.experience.sums == bench.lane.strategy.experience.sums
     assert all(places.is_empty(slot) for slot in other.lane.pool.slots if slot.is_place)
     other.decoder.load_state(bench.decoder.state())
     other.feed(records[2650:3000])

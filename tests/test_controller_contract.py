@@ -464,3 +464,34 @@ def test_who_takes_a_slot_has_the_trust_that_both_had(kind, task):
     predictions[3] = np.nan
     out = walk(controller, (predictions, y, op, weight))
     assert np.isfinite(out).all()
+
+
+@every_task
+@every_controller
+@pytest.mark.parametrize("number", [0.5, -7.0, 1e12, -1e12, 0.0])
+def test_habits_from_anywhere_break_no_promise(kind, task, number):
+    predictions, y, op, weight = stream(task)
+    teacher = make(kind, task)
+    walk(teacher, (predictions, y, op, weight))
+    learners, blend = teacher.habits(len(predictions))
+    wrong = [{name: [number] * len(values) for name, values in each.items()} for each in learners]
+    controller = make(kind, task)
+    controller.adopt([*wrong[:-1], None], {name: [number] * len(values) for name, values in blend.items()})
+    out = walk(controller, (predictions, y, op, weight))
+    said = (op & PREDICT) != 0
+    assert np.isfinite(out[said]).all()
+    assert (controller.weights() >= 0.0).all()
+    assert controller.weights().sum() == pytest.approx(1.0)
+
+
+@every_task
+@every_controller
+def test_what_a_controller_came_to_think_another_can_begin_with(kind, task):
+    skills = np.tile(np.array([0.1, 0.5, 0.9])[:, None], (1, 1500))
+    teacher = make(kind, task, 3)
+    walk(teacher, labelled(*logged(task, skills)))
+    plain, taught = make(kind, task, 3), make(kind, task, 3)
+    taught.adopt(*teacher.habits(3))
+    if kind != "champion":
+        best = int(np.argmax(teacher.weights()))
+        assert taught.weights()[best] > plain.weights()[best]

@@ -56,6 +56,7 @@ def test_a_concept_that_returns_is_recalled_and_named(whole):
         assert payload["evidence"] > 0
         assert row % 128 == 0
     assert whole.lane.strategy.memory.recalls == len(recalls)
+    assert whole.lane.strategy.experience.sums["recall"]
 
 
 def test_what_was_known_is_known_soon_after_the_return(whole, records):

@@ -19,13 +19,14 @@ Reference: Shin, Ramdas, Rinaldo, "E-detectors" (arXiv:2203.03532).
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Layout, State
+from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Habits, Layout, State
 from adaptd.kernels.compile import kernel, subkernel
 from adaptd.kernels.explaining import NOT_ASKED, credit_alone
 from adaptd.kernels.mixing import (
@@ -113,6 +114,12 @@ class Champion:
         return {}
 
     def restore_trust(self, n: int, trust: State) -> None:
+        pass
+
+    def habits(self, n: int) -> tuple[list[Habits], Habits]:
+        return [{} for _ in range(n)], {}
+
+    def adopt(self, learners: Sequence[Habits | None], blend: Habits) -> None:
         pass
 
     def state(self) -> State:

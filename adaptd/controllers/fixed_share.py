@@ -17,13 +17,14 @@ Reference: Herbster and Warmuth, "Tracking the best expert" (Machine Learning 32
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Layout, State
+from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Habits, Layout, State
 from adaptd.kernels.compile import kernel
 from adaptd.kernels.explaining import NOT_ASKED, log_mean, two_greatest
 from adaptd.kernels.mixing import (
@@ -44,7 +45,7 @@ from adaptd.kernels.mixing import (
     share_out,
     sized,
 )
-from adaptd.numerics import enlarged, pack, unpack
+from adaptd.numerics import adopt, enlarged, habits, pack, unpack
 
 # Held by `tests/test_controller_contract.py`, which says what is summed.
 REGRET_MAX = 10.0
@@ -138,6 +139,13 @@ class FixedShare:
 
     def restore_trust(self, n: int, trust: State) -> None:
         restore_shares(self.shares, n, trust["shares"])
+
+    def habits(self, n: int) -> tuple[list[Habits], Habits]:
+        return habits({"shares": self.shares}, n), {}
+
+    def adopt(self, learners: Sequence[Habits | None], blend: Habits) -> None:
+        adopt({"shares": self.shares}, learners)
+        self.shares = normalised(np.maximum(self.shares, 0.0), self.set_aside)
 
     def state(self) -> State:
         return {**pack(self, self._names), "title": self.title.state()}

@@ -34,22 +34,26 @@ Reference: Mattern, "Linear and geometric mixtures" (DCC 2013, arXiv:1302.2820);
 context models for lossless data compression" (2005), for mixers and confidence maps in layers.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from adaptd.contracts import Bytes, Controller, Floats, Layout, State
+from adaptd.contracts import Bytes, Controller, Floats, Habits, Layout, State
 from adaptd.kernels.explaining import NOT_ASKED
 from adaptd.kernels.mixing import Title, enter_evenly, new_map, new_seen, normalised, restore_shares
-from adaptd.kernels.stack_classes import walk_classes
+from adaptd.kernels.stack_classes import EXPONENT_MAX, EXPONENT_MIN, walk_classes
 from adaptd.kernels.stack_numbers import PRIOR, walk_numbers
-from adaptd.numerics import enlarged, pack, unpack
+from adaptd.numerics import adopt, enlarged, habits, pack, unpack
 
 # Where the running square of a gradient starts, and the sum of an exponent's: small enough to move at once.
 V_START = 0.03
 SQUARES_START = 0.01
+# What is adopted from other streams: greatest weight, and rows that it counts for in a confidence map.
+WEIGHT_ADOPTED_MAX = 3.0
+MAP_ROWS_ADOPTED = 30.0
 
 Rate = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Fading = Annotated[float, msgspec.Meta(ge=0.9, lt=1.0)]
@@ -205,6 +209,34 @@ class ClassStack:
         restore_shares(self.shares, n, trust["shares"])
         self.top = trust["top"].copy()
 
+    def _of_each(self) -> dict[str, Floats]:
+        """What is known of learners, each learner's first; views, not copies."""
+        return {
+            "w": self.w.T, "v": self.v.T, "exponents": self.exponents, "shares": self.shares,
+            "past": self.past, "maps": self.maps, "map_shares": self.map_shares, "spread": self.spread,
+        }  # fmt: skip
+
+    def habits(self, n: int) -> tuple[list[Habits], Habits]:
+        return habits(self._of_each(), n), {"top": self.top.tolist()}
+
+    def adopt(self, learners: Sequence[Habits | None], blend: Habits) -> None:
+        n = len(self.shares)
+        adopt(self._of_each(), learners[:n])
+        adopt({"top": self.top[None]}, [blend])
+        np.clip(self.w, -WEIGHT_ADOPTED_MAX, WEIGHT_ADOPTED_MAX, out=self.w)
+        np.maximum(self.v, 1e-4, out=self.v)
+        np.clip(self.exponents, EXPONENT_MIN, EXPONENT_MAX, out=self.exponents)
+        np.clip(self.maps[:, 0], 0.0, 1.0, out=self.maps[:, 0])
+        # So that this stream's own rows soon count for more.
+        np.clip(self.maps[:, 1], 0.0, MAP_ROWS_ADOPTED, out=self.maps[:, 1])
+        np.maximum(self.spread, 0.0, out=self.spread)
+        nobody = np.zeros(n, np.bool_)
+        self.shares = normalised(np.maximum(self.shares, 0.0), nobody)
+        self.past = normalised(np.maximum(self.past, 0.0), nobody)
+        self.top = normalised(np.maximum(self.top, 0.0), np.zeros(len(self.top), np.bool_))
+        both = np.zeros(2, np.bool_)
+        self.map_shares = np.stack([normalised(np.maximum(pair, 0.0), both) for pair in self.map_shares])
+
     def state(self) -> State:
         return {**pack(self, self._names), "title": self.title.state()}
 
@@ -298,6 +330,17 @@ class NumberStack:
         self.w[:, [*range(n), -1]] = trust["w"]
         restore_shares(self.shares, n, trust["shares"])
         self.top = trust["top"].copy()
+
+    def habits(self, n: int) -> tuple[list[Habits], Habits]:
+        return habits({"w": self.w.T, "shares": self.shares}, n), {"top": self.top.tolist()}
+
+    def adopt(self, learners: Sequence[Habits | None], blend: Habits) -> None:
+        n = len(self.shares)
+        adopt({"w": self.w.T, "shares": self.shares}, learners[:n])
+        adopt({"top": self.top[None]}, [blend])
+        np.clip(self.w, -WEIGHT_ADOPTED_MAX, WEIGHT_ADOPTED_MAX, out=self.w)
+        self.shares = normalised(np.maximum(self.shares, 0.0), np.zeros(n, np.bool_))
+        self.top = normalised(np.maximum(self.top, 0.0), np.zeros(len(self.top), np.bool_))
 
     def state(self) -> State:
         return {**pack(self, self._names), "title": self.title.state()}

@@ -17,6 +17,7 @@ The streams that River bundles are short. adaptd's defaults were chosen with the
     python -m benchmarks.suite abrupt --seeds 10
     python -m benchmarks.suite stationary --rows 1000000
     python -m benchmarks.suite ablations --rows 10000
+    python -m benchmarks.suite meta --seeds 10
 
 Results are kept below `--results`; a run that was stopped goes on where it was.
 """
@@ -27,7 +28,7 @@ import pathlib
 import sys
 import time
 
-from benchmarks.suite import ablations, bars, collected, compare, tables
+from benchmarks.suite import ablations, bars, collected, compare, tables, transfer
 from benchmarks.suite.runs import Runner
 from benchmarks.suite.systems import ALWAYS, QUICK, SYSTEMS
 
@@ -49,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     options.add_argument("what", nargs="?", default="compare",
-                         choices=["compare", *bars.BARS, "ablations", "list"])  # fmt: skip
+                         choices=["compare", *bars.BARS, "ablations", "meta", "list"])  # fmt: skip
     options.add_argument("--rows", type=int, default=0, help="of each stream at most; 0: all")
     options.add_argument("--streams", type=words, default=[], help="names, with commas between (see `list`)")
     options.add_argument("--systems", type=words, default=[], help="names, with commas between (see `list`)")
@@ -90,6 +91,9 @@ def part_of(chosen: argparse.Namespace, runner: Runner) -> bars.Part:
         return ablations.ablate(runner, listed, chosen.only, seeds, rows, streams, chosen.data)
     if chosen.what == "stationary":
         return bars.stationary(runner, chosen.set, seeds, chosen.rows or 1_000_000, streams)
+    if chosen.what == "meta":
+        listed = chosen.streams or list(transfer.FAMILIES)
+        return transfer.transfer(runner, listed, chosen.set, seeds, chosen.stretch_rows, streams)
     systems = bars.systems_named(chosen.systems or BAR_SYSTEMS, chosen.set)
     families = chosen.streams or (
         ["sea", "agrawal", "rbf"] if chosen.what == "recurring" else list(bars.ABRUPT)

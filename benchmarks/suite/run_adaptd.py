@@ -18,7 +18,7 @@ import numpy as np
 
 import adaptd
 from adaptd import config as configuration
-from adaptd import events, pool
+from adaptd import events, meta, pool
 from adaptd.clock import SystemClock
 from adaptd.contracts import Rows
 from adaptd.engine import Lane
@@ -85,6 +85,8 @@ def run(
         "learners": {name: lane.scores.cumulative(index).get(loss) for name, index in places_of.items()},
         "task_found": lane.layout.task,
     }
+    if "meta" in options:
+        meta.write(str(pathlib.Path(options["meta"]) / f"{stream.name}.json"), meta.of_state(lane.state()))
     lane.close()
     return result
 
