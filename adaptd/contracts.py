@@ -126,8 +126,8 @@ class Detector(Protocol):
         """Take `values` [n] in order; write STABLE, WARNING or DRIFT into `levels` [n] for each.
 
         Signals lie in [0, 1]. Classification: 1 where the blend was wrong; its log loss over its greatest,
-        4 ln C, cut at 1. Regression: the absolute error over four times its long-run mean, cut at 1. After
-        DRIFT it behaves as new.
+        4 ln C, cut at 1. Regression: the absolute error over four times the usual one, cut at 1. After DRIFT
+        it behaves as new.
         """
 
     def change_rows(self) -> int:

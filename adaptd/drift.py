@@ -32,7 +32,8 @@ from adaptd.contracts import (
 )
 from adaptd.kernels import unlabelled
 from adaptd.kernels.e_sr import E_SR_SIZE
-from adaptd.kernels.unlabelled import log_loss_signal, watch_inputs, watch_predictions
+from adaptd.kernels.signals import SCALE, SCALE_SIZE, log_loss_signal, scaled_errors
+from adaptd.kernels.unlabelled import watch_inputs, watch_predictions
 from adaptd.numerics import enlarged, pack, unpack
 
 SIGNALS = {
@@ -59,7 +60,9 @@ class Watch:
         self.layout = layout
         self.is_enabled = bool(config.drift.get("enabled", True))
         self.names = SIGNALS[layout.task]
-        self.detectors = [self.built() for _ in self.names]
+        self.detectors = self.built()
+        self.scale = np.zeros(SCALE_SIZE) if layout.task == "regression" else None
+        """Of the errors, see `kernels/signals.py`; None where they need none."""
         self.unlabelled = Unlabelled(layout) if config.drift.get("unlabelled", True) else None
         self.level = STABLE
         self.drifted = False
@@ -67,11 +70,10 @@ class Watch:
         self.since_change = 0
         """Labelled rows since the estimated change point of the last WARNING or DRIFT; 0: unknown."""
 
-    def built(self) -> Detector:
-        """The configured detector as new."""
+    def built(self) -> list[Detector]:
+        """The configured detector as new, one for each signal."""
         module, options = configuration.built("detectors", self.config.drift, configuration.DRIFT_KEYS)
-        detector: Detector = module.build(options)
-        return detector
+        return [module.build(options) for _ in self.names]
 
     def change_rows(self) -> int:
         """Labelled rows since the estimated change point of the last WARNING or DRIFT; 0 when unknown."""
@@ -83,7 +85,7 @@ class Watch:
     ) -> list[events.Decision]:  # fmt: skip
         """Walk a block; what was found, in the rows' order.
 
-        signal: [n], the blend's error (regression: scaled), where `labelled` says. learned: labelled rows
+        signal: [n], the blend's error (regression: its size), where `labelled` says. learned: labelled rows
         before the block. names: of the features.
         """
         if not self.is_enabled:
@@ -102,21 +104,41 @@ class Watch:
 
     def follow(self, values: Floats, labelled: npt.NDArray[np.intp], learned: int) -> Found:
         """The detectors take `values` [signals, labelled rows]; each change of level is found."""
-        n = values.shape[1]
+        found: Found = []
+        at, n = 0, values.shape[1]
+        while at < n:
+            seen, is_rescaled = values[:, at:], False
+            if self.scale is not None:
+                seen, is_rescaled = self.scaled(seen, self.scale)
+            part, rows, has_drifted = self.until_drift(seen, labelled[at:], learned + at)
+            found += part
+            at += rows
+            if has_drifted and self.scale is not None:
+                self.scale[:] = 0.0
+            # A drift ends the regime for every signal; what is seen on another scale cannot be compared.
+            if has_drifted or is_rescaled:
+                self.detectors = self.built()
+        return found
+
+    def scaled(self, errors: Floats, scale: Floats) -> tuple[Floats, bool]:
+        """`errors` [1, n] in units of `scale`, up to where that changes; whether it did."""
+        seen, before = np.empty(errors.shape), scale[SCALE]
+        taken = scaled_errors(errors[0], scale, seen[0])
+        return seen[:, :taken], before > 0.0 and scale[SCALE] != before
+
+    def until_drift(
+        self, values: Floats, labelled: npt.NDArray[np.intp], learned: int
+    ) -> tuple[Found, int, bool]:
+        """What is found in `values` up to the first DRIFT; the rows up to there; whether there was one."""
         levels = np.zeros(values.shape, np.uint8)
         for k, detector in enumerate(self.detectors):
             detector.step(values[k], levels[k])
+        drifts = np.flatnonzero((levels == DRIFT).any(axis=0))
+        n = int(drifts[0]) + 1 if len(drifts) else values.shape[1]
         self.since_change += n if self.since_change else 0
         if self.level == STABLE and not levels.any():
-            return []
-        # The first DRIFT ends the regime for every signal: the others go on as new from there, which is what
-        # the one that alarmed does by itself.
-        start = 0
-        while len(drifts := np.flatnonzero((levels[:, start:] == DRIFT).any(axis=0))):
-            start += int(drifts[0]) + 1
-            for k in np.flatnonzero(levels[:, start - 1] != DRIFT).tolist():
-                self.detectors[k] = self.built()
-                self.detectors[k].step(values[k, start:], levels[k, start:])
+            return [], n, False
+        levels = levels[:, :n]
         highest = levels.max(axis=0)
         found: Found = []
         before = np.concatenate([[self.level], highest[:-1]])
@@ -139,7 +161,7 @@ class Watch:
                 event = events.DriftDetected(**about, change_rows=change_rows)
                 found.append((int(labelled[i]), event))
         self.level = int(highest[-1])
-        return found
+        return found, n, len(drifts) > 0
 
     def expected_accuracy(self) -> dict[str, float]:
         """Fading means, NaN before there is one: of all predicted rows, and of those whose label has come."""
@@ -169,6 +191,7 @@ class Watch:
             "drifted": self.drifted,
             "since_change": self.since_change,
             "detectors": [detector.state() for detector in self.detectors],
+            "scale": None if self.scale is None else self.scale.copy(),
             "unlabelled": None if self.unlabelled is None else self.unlabelled.state(),
         }
 
@@ -180,6 +203,8 @@ class Watch:
         self.since_change = state["since_change"]
         for detector, saved in zip(self.detectors, state["detectors"], strict=True):
             detector.load_state(saved)
+        if self.scale is not None:
+            self.scale = state["scale"].copy()
         if self.unlabelled is not None:
             self.unlabelled.load_state(state["unlabelled"])
         return True

@@ -51,11 +51,11 @@ class Scores:
         self.ece = np.zeros((n_scored, ECE_BINS, 3))
         # The same of the recent rows, the sum of probabilities less hits only.
         self.gaps = np.zeros((n_scored, ECE_BINS))
-        # Rows, mean and sum of squared differences of the target; fading mean absolute error of the blend.
-        self.target = np.zeros(5)
+        # Rows, mean and sum of squared differences of the target.
+        self.target = np.zeros(3)
 
     def step(self, predictions: Floats, blend: Floats, y: Floats, op: Bytes, signal: Floats) -> None:
-        """Score the labelled rows; `signal` [n] gets the blend's loss for the drift detector."""
+        """Score the labelled rows; `signal` [n] gets the error of the blend: 1 if wrong, or its size."""
         if self.layout.task == "classification":
             score_classes(
                 predictions, blend, y, op, self.sums, self.hits, self.predicted, self.actual, self.auc,

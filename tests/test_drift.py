@@ -179,3 +179,44 @@ def test_what_is_seen_without_labels_resets_nothing():
     assert on.lane.counts["covariate_shifts"] > 0
     assert [v.tobytes() for v in on.values] == [v.tobytes() for v in off.values]
     assert same_state(on.lane.pool.state(), off.lane.pool.state())
+
+
+def errors(levels: list[tuple[int, float]], seed: int) -> np.ndarray:
+    """Absolute errors [1, n]: for each stretch (rows, usual size), of no sign and with a long tail."""
+    rng = np.random.default_rng(seed)
+    return np.concatenate([size * rng.exponential(size=rows) for rows, size in levels])[None]
+
+
+def drift_rows(watcher: Watch, values: np.ndarray, cuts: tuple[int, ...] = ()) -> list[int]:
+    return [e.row for e in followed(watcher, values, cuts) if isinstance(e, events.DriftDetected)]
+
+
+def test_errors_that_stop_falling_are_no_drift():
+    # As a learner's do: the usual error falls to a fiftieth and stays there.
+    falling = [(100, 50.0 / (1 + k)) for k in range(50)]
+    for seed in range(10):
+        assert drift_rows(watch(task="regression"), errors([*falling, (20_000, 1.0)], seed)) == []
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e6])
+def test_a_drift_is_found_in_any_unit_and_after_any_progress(unit):
+    for seed in range(5):
+        values = unit * errors([(1000, 100.0), (5000, 1.0), (2000, 2.0)], seed)
+        (row,) = drift_rows(watch(task="regression"), values)
+        assert 6000 < row < 6400, f"seed {seed}"
+
+
+@pytest.mark.parametrize("cuts", [tuple(range(1, 9000)), tuple(range(7, 9000, 7)), (250, 5040, 8000)])
+def test_any_split_of_errors_finds_the_same(cuts):
+    whole, pieces = watch(task="regression"), watch(task="regression")
+    values = errors([(1000, 10.0), (4000, 1.0), (4000, 3.0)], 3)
+    assert followed(whole, values) == followed(pieces, values, cuts)
+    assert same_state(whole.state(), pieces.state())
+
+
+def test_one_wild_error_does_not_blind_the_detector():
+    for seed in range(5):
+        values = errors([(6000, 1.0), (2000, 3.0)], seed)
+        values[0, 3000] = 1e9
+        (row,) = drift_rows(watch(task="regression"), values)
+        assert 6000 < row < 6300, f"seed {seed}"

@@ -7,8 +7,6 @@ from adaptd.kernels.compile import kernel
 FADING = 0.999
 AUC_BINS = 1000
 ECE_BINS = 15
-# A regression error this many times the usual one is as alarming as any.
-SIGNAL_CUT = 4.0
 
 # A row's weight in the recent gaps grows instead of the others' fading; from here on all start anew from 1.
 GROWTH_MAX = 1e100
@@ -78,7 +76,7 @@ def score_classes(predictions, blend, y, op, sums, hits, predicted, actual, auc,
 
 @kernel("void(f8[:,:,::1], f8[:,::1], f8[::1], u1[::1], f8[:,::1], f8[::1], f8[::1])")
 def score_numbers(predictions, blend, y, op, sums, target, signal):
-    """Absolute and squared errors; the signal is the blend's error over its long-run size, cut to [0, 1]."""
+    """Absolute and squared errors; the signal is the blend's absolute error, NaN where it is asleep."""
     n_learners, n, _ = predictions.shape
     for t in range(n):
         if not op[t] & 2:
@@ -90,9 +88,11 @@ def score_numbers(predictions, blend, y, op, sums, target, signal):
         for k in range(n_learners + 1):
             value = predictions[k, t, 0] if k < n_learners else blend[t, 0]
             s = sums[k]
-            if math.isnan(value):
-                continue
             error = abs(value - y[t])
+            if k == n_learners:
+                signal[t] = error
+            if math.isnan(error):
+                continue
             s[ROWS] += 1.0
             s[SCORED] += 1.0
             s[ABSOLUTE] += error
@@ -101,9 +101,3 @@ def score_numbers(predictions, blend, y, op, sums, target, signal):
             s[FADE_HIT] = FADING * s[FADE_HIT] + error * error
             s[FADE_LOSS] = FADING * s[FADE_LOSS] + error
             s[FADE_SCORED] = FADING * s[FADE_SCORED] + 1.0
-            if k == n_learners:
-                # The error in units of its own long-run size, so that one threshold serves all targets.
-                size = target[3] / target[4] if target[4] > 0.0 else error
-                signal[t] = min(error / size / SIGNAL_CUT, 1.0) if size > 0.0 else 0.0
-                target[3] = 0.9999 * target[3] + error
-                target[4] = 0.9999 * target[4] + 1.0

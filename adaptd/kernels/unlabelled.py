@@ -60,20 +60,6 @@ DOWN = UP + len(BETS)
 INPUT_SIZE = DOWN + len(BETS)
 
 
-@kernel("void(f8[:,::1], f8[::1], u1[::1], f8[::1])")
-def log_loss_signal(blend, y, op, out):
-    """min(-ln p_y, 4 ln C) / (4 ln C) of each labelled row, in [0, 1]; NaN where the blend is asleep."""
-    C = blend.shape[1]
-    most = 4.0 * math.log(C) if C > 1 else 1.0
-    i = 0
-    for t in range(len(op)):
-        if not op[t] & 2:
-            continue
-        p = blend[t, int(y[t])]
-        out[i] = p if math.isnan(p) else min(-math.log(max(p, 1e-300)), most) / most
-        i += 1
-
-
 @subkernel
 def top_of(p):
     """The class of the greatest probability."""
