@@ -33,6 +33,8 @@ FADING = 0.8
 # A gain of less than a five-hundredth of the loss is no reason to change the arm.
 GAIN_MIN = 0.002
 TRIAL_GAP_ROWS = 4096
+# A learner whose copies would take more keeps the boost that it has.
+TRIAL_BYTES_MAX = 32_000_000
 
 
 class Trial:
@@ -144,7 +146,11 @@ class Boosts:
     def begin(self, pool: Pool, row: int) -> None:
         """Start a trial of every learner that a boost concerns."""
         self.tried_at = row
-        self.trials = [Trial(slot, copies_of(pool, slot)) for slot in pool.slots if has_rate(slot)]
+        self.trials = [
+            Trial(slot, copies_of(pool, slot))
+            for slot in pool.slots
+            if has_rate(slot) and len(ARMS) * slot.learner.vitals().state_bytes <= TRIAL_BYTES_MAX
+        ]
         for trial in self.trials:
             for copy, (factor, _) in zip(trial.copies, ARMS, strict=True):
                 copy.rate_scale = factor

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from adaptd import boosts as boosts_module
 from adaptd.boosts import ARMS, Boosts, named
 from adaptd.contracts import LEARN, PREDICT
 from adaptd.numerics import same_state
@@ -125,3 +126,11 @@ def test_any_split_and_any_stop_within_a_trial_go_on_alike():
     second.decoder.load_state(first.decoder.state())
     second.feed(records[at:])
     assert same_state(second.lane.state(), whole.lane.state())
+
+
+def test_a_learner_too_large_for_copies_keeps_the_configured_boost(monkeypatch):
+    monkeypatch.setattr(boosts_module, "TRIAL_BYTES_MAX", 1000)
+    boosts, bench = boosts_of()
+    boosts.begin(bench.lane.pool, 640)
+    assert not boosts.trials
+    assert boosts.boost_of("pinned") == (boosts.config.boost, boosts.config.half_life_rows)

@@ -12,7 +12,7 @@ their softmax gradients are mirror images, so are their weights.
 *Use it when* anything is unknown: it is fast, follows drift, and is hard to break.
 *Do not use it when* classes enclose each other; `interactions` helps then, at the cost of speed.
 *Cost*: about 0.4 us a row with 10 numbers and 2 classes, 2.5 us with 33 numbers and 6 classes; 32 bytes a
-slot and score. With `interactions` about ten times the time, and 512 KiB more a score.
+slot and score. With `interactions` about ten times the time, and up to 512 KiB more a score.
 *Reference*: T. Tieleman, G. Hinton, "Lecture 6.5: RMSprop" (2012); P. Huber, "Robust estimation of a
 location parameter" (1964).
 """
@@ -23,7 +23,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Layout, State, Vitals
+from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Ints, Layout, State, Vitals
 from adaptd.kernels import ladder, scaling
 from adaptd.kernels.compile import kernel, subkernel
 from adaptd.numerics import enlarged, pack, total_bytes, unpack
@@ -52,8 +52,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale_fade: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.0
     """Fading of the standardisation; 0: all rows count the same."""
     interactions: bool = False
-    """Products of all pairs of inputs (of the first 24 features) too, hashed to 16,384 slots. So many
-    inputs want a smaller start: `learning_rate` 0.001."""
+    """Products of all pairs of inputs (of the first 24 features) too, hashed to at most 16,384 slots. So
+    many inputs want a smaller start: `learning_rate` 0.001."""
 
 
 # Fading of G. Were it faster, a burst of errors after a calm stretch would meet a tiny G and step wildly.
@@ -70,13 +70,15 @@ VITALS_FADE = 0.1
 LEAST_LIKELIHOOD = 1e-9
 # Handed in where labels are classes, not probabilities.
 HARD: Floats = np.zeros((0, 0))
-PAIR_SLOTS = 16384
+PAIR_SLOTS_MAX = 16384
 PAIR_FEATURES = 24
+# Slots for each possible pair, at least: few share one then, and few features do not take megabytes.
+PAIR_ROOM = 16
 
 # Places in the array of what moves, after the ladder's.
 LEARNED, GRADIENT_NORM, STEP_NORM, MOVING = range(ladder.OWN, ladder.OWN + 4)
 # Places in the array of options.
-L2, HUBER, CLIP, SCALE_FADE, MARGIN, COOL_DOWN, PAIRS, RATE_SCALE, OPTIONS = range(9)
+L2, HUBER, CLIP, SCALE_FADE, MARGIN, COOL_DOWN, PAIRS, PAIR_SLOTS, RATE_SCALE, OPTIONS = range(10)
 
 
 def build(config: Config, layout: Layout, seed: int) -> "Linear":
@@ -99,7 +101,8 @@ class Linear:
         self._layout = layout
         self.stats = scaling.statistics(layout.n_features)
         n_scores = layout.n_classes if layout.n_classes > 2 else 1
-        self.squares = np.zeros((self._n_slots + PAIR_SLOTS * config.interactions, n_scores))
+        n_pairs = pair_slots(self._plan, self._n_slots) if config.interactions else 0
+        self.squares = np.zeros((self._n_slots + n_pairs, n_scores))
         self.weights = np.zeros((self.rungs.shape[1], *self.squares.shape))
 
     def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
@@ -112,6 +115,7 @@ class Linear:
         options[L2], options[HUBER], options[CLIP] = c.l2, c.huber, c.clip
         options[SCALE_FADE], options[MARGIN], options[COOL_DOWN] = c.scale_fade, c.margin, c.cool_down_rows
         options[PAIRS] = self._n_slots if c.interactions else 0
+        options[PAIR_SLOTS] = len(self.squares) - self._n_slots
         options[RATE_SCALE] = self.rate_scale
         rows = (x, y, op, weight, out)
         model = (self._plan, self.stats, self.weights, self.squares, self.rungs, self.moving, options)
@@ -125,8 +129,10 @@ class Linear:
     def grow(self, layout: Layout) -> None:
         plan, n_slots = scaling.plan_slots(layout)
         moves = scaling.slot_moves(self._plan, self._n_slots, plan)
-        if self._config.interactions:
-            moves.append((n_slots, self._n_slots, PAIR_SLOTS))
+        known_pairs = len(self.squares) - self._n_slots
+        n_pairs = max(known_pairs, pair_slots(plan, n_slots)) if self._config.interactions else 0
+        # The last bits of a hash name the slot: where there are twice as many, each is two of the same.
+        moves += [(n_slots + k, self._n_slots, known_pairs) for k in range(0, n_pairs, max(known_pairs, 1))]
         weights, squares = self.weights, self.squares
         n_scores = layout.n_classes if layout.n_classes > 2 else 1
         if n_scores > 1 and self.weights.shape[2] == 1:
@@ -134,7 +140,7 @@ class Linear:
             weights = np.concatenate([-weights, weights], axis=2)
             squares = np.concatenate([squares, squares], axis=1)
         known = squares.shape[1]
-        self.squares = np.zeros((n_slots + PAIR_SLOTS * self._config.interactions, n_scores))
+        self.squares = np.zeros((n_slots + n_pairs, n_scores))
         self.weights = np.zeros((len(weights), *self.squares.shape))
         for new, old, size in moves:
             self.weights[:, new : new + size, :known] = weights[:, old : old + size]
@@ -157,6 +163,14 @@ class Linear:
         )
 
 
+def pair_slots(plan: Ints, n_slots: int) -> int:
+    """Slots for the products of all pairs: a power of two."""
+    ends = [*plan[1:, scaling.FIRST].tolist(), n_slots]
+    sizes = (np.array(ends) - plan[:, scaling.FIRST])[:PAIR_FEATURES]
+    n_pairs = int(sizes.sum() ** 2 + (sizes**2).sum()) // 2
+    return min(PAIR_SLOTS_MAX, 1 << (max(1, PAIR_ROOM * n_pairs) - 1).bit_length())
+
+
 @subkernel
 def room(plan, options):
     """How many inputs can be active at once."""
@@ -174,12 +188,13 @@ def gather(row, plan, stats, options, slots, values):
         return
     n = plan.shape[0] + 1
     paired = min(plan.shape[0], PAIR_FEATURES)
+    last = np.int64(options[PAIR_SLOTS]) - 1
     for i in range(paired):
         # Slots move when the layout grows, so what is hashed is the feature and the place in it.
         first = (i * 4096 + slots[i + 1] - plan[i, scaling.FIRST]) * 1000003
         for j in range(i, paired):
             key = first ^ ((j * 4096 + slots[j + 1] - plan[j, scaling.FIRST]) * 7368787)
-            slots[n] = np.int64(options[PAIRS]) + ((key ^ (key >> 15)) & (PAIR_SLOTS - 1))
+            slots[n] = np.int64(options[PAIRS]) + ((key ^ (key >> 15)) & last)
             values[n] = values[i + 1] * values[j + 1]
             n += 1
 
