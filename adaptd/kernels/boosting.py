@@ -95,15 +95,14 @@ def find_leaf(nodes, ranks, plan, tree, x, i):
             node = child + int(nodes[tree, node, HEAVY])
 
 
-@kernel("void(f8[:,::1], i8, i8, f8[:,:,::1], u1[:,:,::1], i8[:,::1], u1[:,::1])")
-def find_leaves(rows, first, n, nodes, ranks, plan, leaf_of):
-    """The leaf that each of the `n` rows from `first` on falls into, for every tree there is."""
-    for tree in range(nodes.shape[0]):
-        if nodes[tree, 0, CHILD] < 0.0:
-            continue
-        for i in range(first, first + n):
-            row = i % rows.shape[0]
-            leaf_of[tree, row] = find_leaf(nodes, ranks, plan, tree, rows, row)
+@kernel("void(i8, f8[:,::1], i8, i8, f8[:,:,::1], u1[:,:,::1], i8[:,::1], u1[:,::1])")
+def find_leaves(tree, rows, first, n, nodes, ranks, plan, leaf_of):
+    """The leaf of `tree` that each of the `n` rows from `first` on falls into."""
+    if nodes[tree, 0, CHILD] < 0.0:
+        return
+    for i in range(first, first + n):
+        row = i % rows.shape[0]
+        leaf_of[tree, row] = find_leaf(nodes, ranks, plan, tree, rows, row)
 
 
 @subkernel

@@ -374,7 +374,7 @@ class Boosting:
         self._directions = np.zeros((2, n_scores))
         self._work = np.zeros((4, len(self.shares) * n_scores))
         self._set_rows()
-        self._find_leaves()
+        self._forget_leaves()
 
     def _set_rows(self) -> None:
         """Scratch that has a place a row, and the rows' bins, which follow from the edges."""
@@ -386,12 +386,13 @@ class Boosting:
         self._bins = np.zeros(self.rows.shape[::-1], dtype=np.uint16)
         trees.bin_rows(self.rows, self.edges, self.plan, self.ranks.shape[2] - 1, self._bins)
 
-    def _find_leaves(self) -> None:
-        """Which leaf of each tree each row fell into; follows from the rows and trees, so it is no state."""
+    def _forget_leaves(self) -> None:
+        """Which leaf of each tree each row fell into follows from the rows and trees, so it is no state.
+
+        For all trees at once it is the larger part of a load; it is found again when a tree is replaced.
+        """
         self._leaf_of = np.zeros((self._config.trees, len(self.rows)), dtype=np.uint8)
-        n = int(self.counters[IN_WINDOW])
-        first = int(self.counters[LEARNED]) - n
-        trees.find_leaves(self.rows, first, n, self.nodes, self.ranks, self.plan, self._leaf_of)
+        self._has_leaves = np.zeros(self._config.trees, dtype=bool)
 
     def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
         start = 0
@@ -421,6 +422,9 @@ class Boosting:
             self._fit_options[REACH] = max(self._options[REACH] * self.moving[ERROR], 1e-300)
         else:
             self._base[:] = np.log((self.counts + 0.5) / (self.counts + 0.5).sum())
+        if not self._has_leaves[tree]:
+            trees.find_leaves(tree, self.rows, first, n, self.nodes, self.ranks, self.plan, self._leaf_of)
+            self._has_leaves[tree] = True
         drawn = trees.draw(
             tree, first, n, self.targets, self.weights, self.scores, self.nodes, self.values, self._leaf_of,
             self._base, self._fit_options, self.random, self._order, self._spare, self._slopes,
@@ -478,7 +482,7 @@ class Boosting:
     def load_state(self, state: State) -> None:
         unpack(self, self._STATE, state)
         self._set_rows()
-        self._find_leaves()
+        self._forget_leaves()
 
     def vitals(self) -> Vitals:
         arrays = [getattr(self, name) for name in self._STATE[1:]]
