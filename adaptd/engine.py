@@ -193,7 +193,7 @@ class Lane:
         if late is not None:
             lags[late.waited], lags[late.here] = self.labels.lags[late.slots], lags[late.origins]
         predictions = self.pool.step(x, lags, y, op, weight)
-        self.boosts.step(self.pool, x, lags, y, op, weight)
+        self.boosts.step(x, lags, y, op, weight)
         if late is not None:
             predictions[:, late.waited] = self.labels.predictions[late.slots].swapaxes(0, 1)
             predictions[:, late.here] = predictions[:, late.origins]
@@ -348,7 +348,7 @@ class Lane:
         self.pool.grow(layout)
         self.detector.grow(layout)
         self.strategy.grow(layout)
-        self.boosts.grow(layout)
+        self.boosts.grow()
         if layout.width != old.width:
             self.controller.grow(layout)
             self.scores.grow(layout)

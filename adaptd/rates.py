@@ -28,8 +28,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Labelled rows in which half of the boost wears off, until trials have shown a better one."""
     learned: bool = True
     """Whether size and half-life are learned for each learner from trials after drifts."""
-    trial_rows: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 512
-    """Labelled rows of a trial, up to the next control point."""
+    trial_rows: Annotated[int, msgspec.Meta(ge=1, le=8192)] = 512
+    """Labelled rows that a trial keeps and each boost is tried on, up to the next control point."""
 
 
 class RateControl:

@@ -3,12 +3,13 @@
 Measured: one daemon reads a generated file with the default pool; by itself, and with `--rate` requests a
 second to /api/v1/predict on loopback, in turns. Given: percentiles of the time from when a request was due
 (not from when it could be sent, which would hide a stall: the client is no closed loop like wrk) to its last
-byte; rows a second of the stream; processor seconds of daemon and client.
+byte; rows a second of the stream; how much of the processors the daemon, the client and all others took.
 
 Not measured: TLS, requests of many rows, a network, the output (it goes to a file).
-Why to doubt it: the client shares the processors with the daemon, and what it takes (it is printed) is
-missing there; so it works on plain sockets and costs little. Rows a second depend on how far the learners
-have grown, so the order of the two is alternated.
+Why to doubt it: the client shares the processors with the daemon, and what it takes is missing there; so it
+works on plain sockets and costs little. Rows a second depend on how far the learners have grown, so the order
+of the two is alternated. A stream alone is taken in larger pieces, some seconds after the last request; these
+are waited for.
 
     python benchmarks/api.py --seconds 20 --rate 200
 """
@@ -26,7 +27,10 @@ import tempfile
 import time
 import urllib.request
 
+import numpy as np
+
 from adaptd import demo
+from adaptd.requests import QUIET_AFTER_SECONDS
 
 CONNECTIONS = 20
 # Rows of the stream before anything is measured: the learners have grown, and drifts have been met.
@@ -55,9 +59,15 @@ def listening(log: pathlib.Path) -> str:
         time.sleep(0.1)
 
 
-def daemon_seconds(pid: int) -> float:
+def processor_seconds(pid: int) -> np.ndarray:
+    """Used so far: by the daemon, by this process, by all others."""
+    tick = os.sysconf("SC_CLK_TCK")
     fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    daemon = (int(fields[11]) + int(fields[12])) / tick
+    # User, nice, system; idle and waiting; interrupts and time that other machines stole.
+    whole = np.array(pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9], float) / tick
+    own = time.process_time()
+    return np.array([daemon, own, whole.sum() - whole[3:5].sum() - daemon - own])
 
 
 class Connection:
@@ -148,25 +158,28 @@ def main() -> None:
             while status(listen)["rows"] < FIRST_ROWS:
                 time.sleep(0.1)
             speeds: dict[bool, list[float]] = {False: [], True: []}
-            busy: dict[bool, list[float]] = {False: [], True: []}
+            used: dict[bool, list[np.ndarray]] = {False: [], True: []}
             times: list[float] = []
             codes: collections.Counter[int] = collections.Counter()
-            client = 0.0
             for k in range(2 * chosen.pairs):
                 loaded = k % 4 in (1, 2)
-                rows, begun, used = status(listen)["rows"], time.perf_counter(), daemon_seconds(daemon.pid)
+                if not loaded and k:
+                    time.sleep(QUIET_AFTER_SECONDS)
+                time.sleep(PUBLISH_SECONDS)
+                rows, begun, before = (
+                    status(listen)["rows"],
+                    time.perf_counter(),
+                    processor_seconds(daemon.pid),
+                )
                 if loaded:
-                    own = time.process_time()
                     more, found = load(listen, body, chosen.rate, chosen.seconds)
-                    client += time.process_time() - own
                     times += more
                     codes += found
                 else:
                     time.sleep(chosen.seconds)
-                time.sleep(PUBLISH_SECONDS)
                 now, passed = status(listen), time.perf_counter() - begun
                 speeds[loaded].append((now["rows"] - rows) / passed)
-                busy[loaded].append((daemon_seconds(daemon.pid) - used) / passed)
+                used[loaded].append((processor_seconds(daemon.pid) - before) / passed)
             if daemon.poll() is not None or now["stopped_by"]:
                 raise SystemExit("the stream has ended; give it more --rows")
         finally:
@@ -177,12 +190,10 @@ def main() -> None:
         place = min(len(times) - 1, int(share * len(times)))
         print(f"p{share * 100:g}: {times[place] * 1000:.1f} ms")
     for key, name in ((False, "alone"), (True, "beside the load")):
-        print(f"stream {name}, rows/s of each phase: {[round(speed) for speed in speeds[key]]}; "
-              f"processors used: {[round(share, 2) for share in busy[key]]}")  # fmt: skip
+        print(f"stream {name}, rows/s of each phase: {[round(speed) for speed in speeds[key]]}; processors "
+              f"for daemon, client, others: {[part.round(2).tolist() for part in used[key]]}")  # fmt: skip
     alone, beside = (sum(speeds[key]) / chosen.pairs for key in (False, True))
-    print(
-        f"answers by status: {dict(codes)}; {client / len(times) * 1e6:.0f} microseconds of the client each"
-    )
+    print(f"answers by status: {dict(codes)}")
     print(f"stream: {alone:,.0f} rows/s alone, {beside:,.0f} beside the load ({beside / alone:.0%})")
 
 
