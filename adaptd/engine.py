@@ -119,8 +119,9 @@ class Lane:
             while at < segment.stop or held is not None:
                 if self.next_config is not None and held is None and self.is_at_control_point:
                     self.reconfigure()
-                quota = self.config.control.rows - self.learned % self.config.control.rows
-                plan = self.planner.plan(rows, targets, at, segment.stop, held, self.rows, quota)
+                plan = self.planner.plan(
+                    rows, targets, at, segment.stop, held, self.rows, self.rows_to_control
+                )
                 if len(plan.op):
                     answers += self.run(plan, rows, segment.x, segment.start)
                 at, held = plan.stop, plan.held
@@ -130,10 +131,10 @@ class Lane:
                     targets = self.targets(rows)
         return merged(answers)
 
-    def preview(self, rows: Rows) -> Answers:
-        """What would be said of `rows` now; changes nothing. Columns and texts never met are missing."""
-        n = rows.n
-        x = self.schema.encode_known(rows)
+    def preview(self, reads: list[Rows]) -> Answers:
+        """What would be said of these now; changes nothing. Columns and texts never met are missing."""
+        x = np.vstack([self.schema.encode_known(rows) for rows in reads])
+        n, ids = len(x), [identifier for rows in reads for identifier in rows.ids]
         if self.student is not None and self.student_serves:
             blend, parts = self.student.now(x), None
         else:
@@ -141,7 +142,7 @@ class Lane:
             blend, parts = self.blended(self.pool.preview(x, self.lags.now(n)), *asked)
         given = None if self.coverage is None else self.coverage.now(blend)
         beside = Beside(tuple(self.pool.names), parts, given)
-        return Answers(rows.ids, 1, blend, self.layout.task, self.speaker_name, None, beside)
+        return Answers(ids, 1, blend, self.layout.task, self.speaker_name, None, beside)
 
     def blended(
         self, predictions: Floats, y: Floats, op: Bytes, weight: Floats
@@ -170,6 +171,11 @@ class Lane:
         if self.student_serves:
             return student.NAME
         return None if self.speaker == NONE else self.pool.slots[self.speaker].name
+
+    @property
+    def rows_to_control(self) -> int:
+        """Labelled rows up to the next control point."""
+        return self.config.control.rows - self.learned % self.config.control.rows
 
     @property
     def is_at_control_point(self) -> bool:

@@ -7,6 +7,7 @@ Nobody hears of an operation, neither the client nor the sink, before it is on d
 
 import collections
 import contextlib
+import itertools
 import math
 import os
 import re
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from adaptd.daemon import Daemon
 
 # How long the loop works on one thing while somebody may be waiting for another.
-PIECE_SECONDS = 0.004
+PIECE_SECONDS = 0.005
 # The same when nobody has asked for a while: larger pieces cost less.
 QUIET_PIECE_SECONDS = 0.025
 QUIET_AFTER_SECONDS = 10.0
@@ -146,7 +147,13 @@ class Desk:
         if not self.daemon.config.http.enabled:
             return 1 << 62
         quiet = self.daemon.clock.monotonic() - self.last_request > QUIET_AFTER_SECONDS
-        return self.speed.rows(QUIET_PIECE_SECONDS if quiet else PIECE_SECONDS)
+        rows = self.speed.rows(QUIET_PIECE_SECONDS if quiet else PIECE_SECONDS)
+        # A block ends at each control point, and costs something however short it is: a piece that reached
+        # across one would be two.
+        left, control_rows = self.daemon.lane.rows_to_control, self.daemon.config.control.rows
+        if rows >= left:
+            return left + (rows - left) // control_rows * control_rows
+        return math.ceil(left / math.ceil(left / rows))
 
     def take(self, rows: Rows) -> None:
         """One read of the source, with what came over HTTP at its places."""
@@ -209,23 +216,34 @@ class Desk:
             (self.previews if request.kind == "preview" else self.writes).append(request)
 
     def answer_previews(self) -> None:
-        """Predictions that change nothing, for one piece's time."""
+        """Predictions that change nothing, for one piece's time: of all who wait at once, for a call of the
+        learners costs as much as several rows."""
         clock = self.daemon.clock
         end = clock.monotonic() + PIECE_SECONDS
         while self.previews and (begun := clock.monotonic()) < end:
-            request = self.previews.popleft()
-            rows = request.rows
-            assert rows is not None
-            stop = min(rows.n, request.at + self.preview_speed.rows(PIECE_SECONDS))
-            answers = self.daemon.lane.preview(part(rows, request.at, stop))
-            request.lines += ROW_NUMBER.sub(rb"\1", self.spoken(answers)).splitlines()
-            self.preview_speed.took(stop - request.at, clock.monotonic() - begun)
-            request.at = stop
-            if stop < rows.n:
-                # To the end of the line: others wait too.
-                self.previews.append(request)
-            else:
-                request.resolve(200, body(request.lines, []))
+            limit = self.preview_speed.rows(PIECE_SECONDS)
+            asked: list[tuple[Request, int, bool]] = []
+            reads: list[Rows] = []
+            n = 0
+            while self.previews and n < limit:
+                request = self.previews.popleft()
+                rows = request.rows
+                assert rows is not None
+                stop = min(rows.n, request.at + limit - n)
+                reads.append(part(rows, request.at, stop))
+                asked.append((request, stop, stop == rows.n))
+                n += stop - request.at
+            answers = self.daemon.lane.preview(reads)
+            lines = iter(ROW_NUMBER.sub(rb"\1", self.spoken(answers)).splitlines())
+            self.preview_speed.took(n, clock.monotonic() - begun)
+            for request, stop, is_all in asked:
+                request.lines += itertools.islice(lines, stop - request.at)
+                request.at = stop
+                if is_all:
+                    request.resolve(200, body(request.lines, []))
+                else:
+                    # To the end of the line: others wait too.
+                    self.previews.append(request)
 
     def take_writes(self) -> None:
         """Operations that change state, as many as fit into a piece's time; at least one."""

@@ -3,6 +3,7 @@
 import http.client
 import json
 import pathlib
+import queue
 import socket
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from adaptd import api
 from adaptd import config as configuration
 from adaptd.errors import ConfigError
 from adaptd.http import bound
+from adaptd.lines import build_decoder
+from adaptd.requests import Request
 from tests import streams
 from tests.lanes import Bench
 from tests.services import POOL, Running
@@ -63,6 +66,20 @@ def test_predicting_without_an_id_says_what_the_row_would_be_told(service):
     (forecast,) = service.post("predict", record)["predictions"]
     (told,) = service.post("predict", {"id": "told", **record})["predictions"]
     assert without(told, "id", "row") == forecast
+
+
+def test_all_who_ask_at_once_are_told_of_their_own_rows(service):
+    """One walk of the learners serves many; one who asks for much is served in parts between the others."""
+    asked = [RECORDS[:1], RECORDS[:200] * 20, *([record] for record in RECORDS[200:290]), RECORDS[290:]]
+    asked = [[without(record, "id", "y") for record in records] for records in asked]
+    alone = [service.post("predict", records)["predictions"] for records in asked]
+    daemon, told = service.daemon, queue.Queue()
+    decoder = build_decoder("json", ",", daemon.config.fields)
+    reads = [decoder.decode(streams.lines(records), daemon.lane.schema.kinds) for records in asked]
+    for k, rows in enumerate(reads):
+        daemon.desk.queue.put(Request("preview", lambda status, body, k=k: told.put((k, body)), rows=rows))
+    answers = dict(told.get(timeout=60) for _ in asked)
+    assert [json.loads(answers[k])["predictions"] for k in range(len(asked))] == alone
 
 
 def test_a_label_finds_its_row(service):
