@@ -10,8 +10,8 @@ is hoped to save most (`experience.py`):
 
 No more than a control interval's rows it learns at once. More of them it learns aside, with those that arrive
 meanwhile, some at each row, and joins exactly one control interval later. Then it stands in a place of the
-pool: it enters the blend with weight 0, earns what it is given, and is compared with its relative on the same
-rows, by e-detectors
+pool: it enters the blend with the part of its relative's weight that such newcomers had in the end, 0 while
+nothing is known of them, and is compared with its relative on the same rows, by e-detectors
 
     E <- (E + 1)(1 + b (loss of the relative - loss of the challenger))          losses in [0, 1]
 
@@ -167,7 +167,8 @@ class Challengers:
                 self.retire(lane, index, "failed")
             else:
                 challenger.slot.has_learned = True
-                places.enter(lane, index, challenger.slot, relative)
+                part = lane.strategy.experience.part(challenger.action, challenger.kind)
+                places.enter(lane, index, challenger.slot, relative, part=part)
                 challenger.slot = None
         elif slot.set_aside or slot.failed:
             self.retire(lane, index, "failed")
@@ -186,8 +187,9 @@ class Challengers:
 
     def promote(self, lane: "Lane", index: int, relative: int) -> None:
         """The challenger takes its relative's slot."""
-        challenger, pool = self.challengers.pop(index), lane.pool
-        evidence, saved = self.concluded(lane, index, challenger, "promoted")
+        pool = lane.pool
+        evidence, saved = self.concluded(lane, index, "promoted")
+        challenger = self.challengers.pop(index)
         newcomer, slot = pool.slots[index], pool.slots[relative]
         slot.learner, slot.options = newcomer.learner, newcomer.options
         slot.has_learned, slot.asleep_rows, slot.predicted_rows = True, 0, 0
@@ -211,8 +213,8 @@ class Challengers:
 
     def retire(self, lane: "Lane", index: int, reason: str) -> None:
         """The challenger's place is empty again."""
+        evidence, saved = self.concluded(lane, index, "retired")
         challenger = self.challengers.pop(index)
-        evidence, saved = self.concluded(lane, index, challenger, "retired")
         if challenger.slot is None:
             places.leave(lane, index)
         lane.log.emit(
@@ -227,17 +229,23 @@ class Challengers:
             )
         )
 
-    def concluded(
-        self, lane: "Lane", index: int, challenger: Challenger, outcome: str
-    ) -> tuple[float, float | None]:
+    def concluded(self, lane: "Lane", index: int, outcome: str) -> tuple[float, float | None]:
         """Take down how a trial went: the evidence that the challenger is better, and what it saved."""
+        challenger = self.challengers[index]
         self.counts[f"{challenger.action}_{outcome}"] += 1
         comparison = lane.strategy.comparison
         if challenger.slot is not None or not comparison.rows(index):
             return 0.0, None
         saved = comparison.share_saved(index)
-        lane.strategy.experience.note(challenger.action, challenger.kind, saved)
+        lane.strategy.experience.note(challenger.action, challenger.kind, saved, self.part(lane, index))
         return comparison.is_better(index), saved
+
+    def part(self, lane: "Lane", index: int) -> float:
+        """Of the weight that a challenger and its relative have together, the challenger's."""
+        weights = lane.controller.weights()
+        own = float(weights[index])
+        both = own + float(weights[lane.pool.names.index(self.challengers[index].relative)])
+        return own / both if both > 0.0 else 0.0
 
     # Raising.
 

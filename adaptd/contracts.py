@@ -169,6 +169,9 @@ class Controller(Protocol):
     def reset_learner(self, index: int) -> None:
         """The learner at `index` was built anew: forget what was learned about it."""
 
+    def share_weight(self, index: int, of: int, part: float) -> None:
+        """The learner at `index`, which has just come, begins with `part` of the weight of that at `of`."""
+
     def replace_learner(self, index: int, by: int) -> None:
         """The learner at `by` has become the one at `index`: it has the trust that the two had together."""
 

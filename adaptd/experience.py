@@ -3,15 +3,17 @@
 How: an action's outcome is the share of the loss that it saved against the learner it was compared with, on
 the same rows. For an action and a kind of learner
 
-    S <- fading S + outcome        n <- fading n + 1        fading = 0.9 an outcome
+    S <- fading S + outcome        W <- fading W + part        n <- fading n + 1        fading = 0.9
 
-and what is expected of it next is optimistic while it has hardly been tried:
+where part is the newcomer's, in the end, of the weight that it and its relative have: so much of it the next
+one begins with, W / (n + 1), which is 0 while nothing is known. What is expected of an action is optimistic
+while it has hardly been tried:
 
-    value = (S + mean of the action) / (n + 1) + WIDTH sqrt(log(2 + all trials) / (n + 1))
+    value = S / (n + 1) + WIDTH sqrt(log(2 + all trials) / (n + 1))
 
-so what an action saved with other kinds counts as one outcome, whatever has not been tried is tried, and what
-keeps losing is left alone for ever longer. Nothing here is random. Challengers choose by it; what recalls of
-concepts saved is taken down beside them.
+In both, what the action did with other kinds counts as one more outcome. So whatever has not been tried is
+tried, and what keeps losing is left alone for ever longer. Nothing here is random. Challengers choose by it;
+what recalls of concepts saved is taken down beside them.
 """
 
 import math
@@ -22,6 +24,8 @@ FADING = 0.9
 # Half of the usual spread of an outcome.
 WIDTH = 0.05
 ACTIONS = ("fresh", "warm", "mutate", "recall")
+# Entries of the sums.
+SAVED, PART, OUTCOMES = range(3)
 
 
 class Experience:
@@ -29,22 +33,34 @@ class Experience:
 
     def __init__(self) -> None:
         self.sums: dict[str, dict[str, list[float]]] = {action: {} for action in ACTIONS}
-        """By action and kind: the fading sum of outcomes, and the fading number of them."""
+        """By action and kind: the fading sums of what was saved, of the parts, and of ones."""
 
-    def note(self, action: str, kind: str, saved: float) -> None:
-        """An action with a learner of this kind has saved such a share of the loss; below 0: cost it."""
-        total, n = self.sums[action].get(kind, (0.0, 0.0))
+    def note(self, action: str, kind: str, saved: float, part: float) -> None:
+        """An action with a learner of this kind has saved such a share of the loss; below 0: cost it.
+
+        part: of the weight that it and its relative had in the end, the newcomer's.
+        """
+        before = self.sums[action].get(kind, [0.0, 0.0, 0.0])
         # One freak outcome must not decide for long.
-        outcome = min(max(saved, -1.0), 1.0)
-        self.sums[action][kind] = [FADING * total + outcome, FADING * n + 1.0]
+        outcome = (min(max(saved, -1.0), 1.0), part, 1.0)
+        self.sums[action][kind] = [FADING * old + new for old, new in zip(before, outcome, strict=True)]
 
     def value(self, action: str, kind: str) -> float:
         """What may be hoped for."""
-        total, n = self.sums[action].get(kind, (0.0, 0.0))
-        kinds = self.sums[action].values()
-        mean = sum(part for part, _ in kinds) / (sum(count for _, count in kinds) + 1.0)
-        trials = sum(count for others in self.sums.values() for _, count in others.values())
-        return (total + mean) / (n + 1.0) + WIDTH * math.sqrt(math.log(2.0 + trials) / (n + 1.0))
+        saved, n = self.mean(action, kind, SAVED)
+        trials = sum(sums[OUTCOMES] for kinds in self.sums.values() for sums in kinds.values())
+        return saved + WIDTH * math.sqrt(math.log(2.0 + trials) / (n + 1.0))
+
+    def part(self, action: str, kind: str) -> float:
+        """The part of its relative's weight that it may begin with."""
+        return self.mean(action, kind, PART)[0]
+
+    def mean(self, action: str, kind: str, of: int) -> tuple[float, float]:
+        """What is expected, and the outcomes of this very kind."""
+        own = self.sums[action].get(kind, [0.0, 0.0, 0.0])
+        total = [sum(sums[i] for sums in self.sums[action].values()) for i in (of, OUTCOMES)]
+        others = total[0] / (total[1] + 1.0)
+        return (own[of] + others) / (own[OUTCOMES] + 1.0), own[OUTCOMES]
 
     def state(self) -> State:
         return {

@@ -174,7 +174,8 @@ class Memory:
         concept, pool = self.concepts[index], lane.pool
         comparison, row = lane.strategy.comparison, lane.learned
         evidence, distance = comparison.is_better(index), self.distance(concept)
-        lane.strategy.experience.note("recall", pool.slots[index].kind, comparison.share_saved(index))
+        won = comparison.share_saved(index)
+        lane.strategy.experience.note("recall", pool.slots[index].kind, won, 0.0)
         names, restored = pool.names, []
         for name, saved in concept.learners.items():
             if name not in names:

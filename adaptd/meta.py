@@ -42,9 +42,12 @@ Number = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
 
 
 class Mean(msgspec.Struct, frozen=True):
-    """A mean share of the loss that was saved, and the fading number of outcomes behind it."""
+    """Outcomes of an action."""
 
     saved: Number
+    """Mean share of the loss."""
+    part: Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+    """Mean part of its relative's weight and its own that a newcomer had in the end."""
     outcomes: Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
 
 
@@ -94,7 +97,7 @@ class Meta:
         for action, kinds in self.given.actions.items():
             for kind, mean in kinds.items():
                 n = min(mean.outcomes, OUTCOMES_MAX)
-                lane.strategy.experience.sums[action][kind] = [mean.saved * n, n]
+                lane.strategy.experience.sums[action][kind] = [mean.saved * n, mean.part * n, n]
         if [tuple(arm) for arm in self.given.boosts.arms] == list(boosts.ARMS):
             for name, gains in self.given.boosts.gains.items():
                 n = min(self.given.boosts.trials[name], TRIALS_MAX)
@@ -202,7 +205,7 @@ def of_checkpoint(directory: str) -> Knowledge:
 def of_state(state: State) -> Knowledge:
     """What the lane has learned that `state` was taken from, what it was given included."""
     actions = {
-        action: {kind: Mean(total / n, n) for kind, (total, n) in kinds.items() if n}
+        action: {kind: Mean(saved / n, part / n, n) for kind, (saved, part, n) in kinds.items() if n}
         for action, kinds in state["strategy"]["experience"].items()
     }
     gains = {name: sums for name, sums in state["boosts"]["gains"].items() if sums[-1]}
@@ -228,8 +231,8 @@ def merged(parts: list[Knowledge]) -> Knowledge:
         actions[action] = {}
         for kind in kinds:
             means = [part.actions[action][kind] for part in parts if kind in part.actions.get(action, {})]
-            saved = weighted([(mean.outcomes, [mean.saved]) for mean in means])[0]
-            actions[action][kind] = Mean(saved, sum(mean.outcomes for mean in means))
+            saved, part = weighted([(mean.outcomes, [mean.saved, mean.part]) for mean in means])
+            actions[action][kind] = Mean(saved, part, sum(mean.outcomes for mean in means))
     arms = parts[0].boosts.arms
     boosted = [part.boosts for part in parts if part.boosts.arms == arms]
     names = dict.fromkeys(name for part in boosted for name in part.gains)

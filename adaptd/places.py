@@ -1,7 +1,8 @@
 """Places behind the configured learners, where concepts and challengers come and go at control points.
 
 A place is there once it was needed, and then stays, empty or not, so that no index ever moves. An empty one
-costs nothing: it is asleep. Whoever comes to a place enters the blend with weight 0.
+costs nothing: it is asleep. Whoever comes to a place enters the blend with weight 0, or with a part of its
+relative's where experience says so.
 """
 
 from typing import TYPE_CHECKING
@@ -130,10 +131,14 @@ def add(lane: "Lane", name: str) -> None:
     lane.strategy.comparison.add_place()
 
 
-def enter(lane: "Lane", index: int, slot: Slot, relative: int, stride: int = 1) -> None:
-    """The learner in `slot` comes to the place at `index`; it is compared with the learner `relative`."""
+def enter(lane: "Lane", index: int, slot: Slot, relative: int, stride: int = 1, part: float = 0.0) -> None:
+    """The learner in `slot` comes to the place at `index`; it is compared with the learner `relative`.
+
+    part: of the weight of its relative, what it begins with.
+    """
     lane.pool.fill(index, slot, stride)
     begin(lane, index)
+    lane.controller.share_weight(index, relative, part)
     lane.strategy.comparison.start(index, relative)
 
 

@@ -47,7 +47,7 @@ def only(bench: Bench, action: str) -> Bench:
     for other in ACTIONS:
         if other != action:
             kinds = {slot.kind for slot in bench.lane.pool.slots}
-            bench.lane.strategy.experience.sums[other] = {kind: [-50.0, 50.0] for kind in kinds}
+            bench.lane.strategy.experience.sums[other] = {kind: [-50.0, 0.0, 50.0] for kind in kinds}
     return bench
 
 

@@ -495,3 +495,23 @@ def test_what_a_controller_came_to_think_another_can_begin_with(kind, task):
     if kind != "champion":
         best = int(np.argmax(teacher.weights()))
         assert taught.weights()[best] > plain.weights()[best]
+
+
+@every_task
+@every_controller
+def test_who_comes_with_a_part_of_anothers_weight_takes_no_more_than_that(kind, task):
+    skills = np.tile(np.array([0.1, 0.5, 0.9])[:, None], (1, 1500))
+    none, half = make(kind, task, 3), make(kind, task, 3)
+    for controller, part in ((none, 0.0), (half, 0.5)):
+        walk(controller, labelled(*logged(task, skills)))
+        controller.add_learner()
+        controller.reset_learner(3)
+        before = controller.weights()
+        controller.share_weight(3, 2, part)
+        after = controller.weights()
+        assert after.sum() == pytest.approx(1.0)
+        if part == 0.0:
+            assert after == pytest.approx(before)
+        elif kind != "champion":
+            assert after[2] <= before[2]
+            assert after[3] >= before[3]

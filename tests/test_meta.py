@@ -76,8 +76,8 @@ def test_a_stop_leaves_no_trace_of_what_was_given_and_noted(path):
 
 
 def test_what_saved_most_elsewhere_is_done_first(path):
-    actions = {action: {"hoeffding_tree": meta.Mean(-0.5, 5.0)} for action in ACTIONS}
-    actions["warm"]["hoeffding_tree"] = meta.Mean(0.5, 5.0)
+    actions = {action: {"hoeffding_tree": meta.Mean(-0.5, 0.0, 5.0)} for action in ACTIONS}
+    actions["warm"]["hoeffding_tree"] = meta.Mean(0.5, 0.0, 5.0)
     knowledge = msgspec.structs.replace(meta.read(path), actions=actions)
     other = pathlib.Path(path).with_name("warm.json")
     meta.write(str(other), knowledge)
@@ -107,9 +107,11 @@ def test_merging_weighs_by_what_is_behind_it(path):
             assert same.actions[action][kind].saved == pytest.approx(mean.saved)
             assert same.actions[action][kind].outcomes == pytest.approx(2 * mean.outcomes)
     assert same.trust["classification"].streams == 2 * one.trust["classification"].streams
-    means = [meta.Mean(0.2, 1.0), meta.Mean(0.6, 3.0)]
+    means = [meta.Mean(0.2, 0.1, 1.0), meta.Mean(0.6, 0.5, 3.0)]
     parts = [msgspec.structs.replace(one, actions={"fresh": {"linear": mean}}) for mean in means]
-    assert meta.merged(parts).actions["fresh"]["linear"] == meta.Mean(pytest.approx(0.5), 4.0)
+    assert meta.merged(parts).actions["fresh"]["linear"] == meta.Mean(
+        pytest.approx(0.5), pytest.approx(0.4), 4.0
+    )
 
 
 def broken(path: str, change) -> str:

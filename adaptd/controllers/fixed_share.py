@@ -124,6 +124,11 @@ class FixedShare:
         enter_evenly(self.shares, index)
         self.title.reset_learner(index)
 
+    def share_weight(self, index: int, of: int, part: float) -> None:
+        if part > 0.0:
+            both = self.shares[index] + self.shares[of]
+            self.shares[index], self.shares[of] = part * both, (1.0 - part) * both
+
     def replace_learner(self, index: int, by: int) -> None:
         self.shares[index] += self.shares[by]
         self.title.replace_learner(index, by)

@@ -165,6 +165,10 @@ class ClassStack:
         self.past[index] = 1.0 / n_learners
         self.title.reset_learner(index)
 
+    def share_weight(self, index: int, of: int, part: float) -> None:
+        self.w[:, index] = part * self.w[:, of]
+        self.w[:, of] *= 1.0 - part
+
     def replace_learner(self, index: int, by: int) -> None:
         # Both spoke for the same family: what they had together is the newcomer's.
         self.w[:, index] += self.w[:, by]
@@ -302,6 +306,10 @@ class NumberStack:
             covariance[index, index] = 1.0 / PRIOR
         enter_evenly(self.shares, index)
         self.title.reset_learner(index)
+
+    def share_weight(self, index: int, of: int, part: float) -> None:
+        self.w[:, index] = part * self.w[:, of]
+        self.w[:, of] *= 1.0 - part
 
     def replace_learner(self, index: int, by: int) -> None:
         self.w[:, index] += self.w[:, by]
