@@ -33,8 +33,8 @@ FORMAT = "adaptd meta-knowledge"
 VERSION = 1
 # When trust is noted: late enough to mean something, early enough to be about beginnings.
 TRUST_ROWS = 1024
-# Outcomes that what was imported counts for at most: the new stream is to have its say soon.
-OUTCOMES_MAX = 5.0
+# Outcomes of an action that what was given counts for, at most: the new stream is to have its say soon.
+OUTCOMES_MAX = 1.0
 TRIALS_MAX = 2.0
 BYTES_MAX = 10_000_000
 
