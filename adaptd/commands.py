@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from adaptd import events
+from adaptd import events, overload
 from adaptd.pool import DISABLED
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ ACTIONS = {
 
 def obey(lane: "Lane", action: str, name: str) -> None:
     """Carry out one command; one that cannot be followed any more is journalled as refused."""
+    if action in overload.ACTIONS:
+        overload.obey(lane, action, name)
+        return
     row, pool = lane.learned, lane.pool
     index = pool.names.index(name) if name in pool.names else -1
     if index >= 0 and pool.slots[index].is_place:

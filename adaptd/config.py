@@ -154,8 +154,11 @@ class OutputConfig(Section, frozen=True):
     coverage: Annotated[float, msgspec.Meta(ge=0.0, le=0.999)] = 0.0
     """How often the truth shall lie in the interval, or the set of classes, that JSON lines and the API's
     replies then have; for example 0.9. 0: neither."""
-    serve: Literal["blend", "student"] = "blend"
-    """Who answers: the pool, or the student alone; the pool goes on learning and teaching it either way."""
+    serve: Literal["blend", "student", "auto"] = "blend"
+    """Who answers: the pool, or the student alone; the pool goes on learning and teaching it either way.
+    auto: the pool, and in an overload the student, while the dearest learners rest."""
+    latency_budget_seconds: Annotated[float, msgspec.Meta(gt=0.0, le=3600.0)] = 0.2
+    """With `serve = "auto"`: longer than this the rows of a read must not take to be answered."""
 
 
 class StudentConfig(Section, frozen=True):
@@ -350,15 +353,21 @@ def between_keys(config: Config) -> list[str]:
             "columns whatever is asked for; choose json."
         )
     student = config.student
-    if config.output.serve == "student" and student.kind == "none":
+    serve = config.output.serve
+    if serve != "blend" and student.kind == "none":
         faults.append(
-            "student.kind must be one of linear, mlp when output.serve is 'student'; got 'none'. "
+            f"student.kind must be one of linear, mlp when output.serve is {serve!r}; got 'none'. "
             "Choose one, or let the blend serve."
         )
-    if config.output.serve == "student" and config.output.explain:
+    if serve != "blend" and config.output.explain:
         faults.append(
-            "output.explain must be false when output.serve is 'student'; got True. "
+            f"output.explain must be false when output.serve is {serve!r}; got True. "
             "What learners contribute is told of the blend; choose one of the two."
+        )
+    if serve == "auto" and config.source.get("kind") == "kafka":
+        faults.append(
+            "output.serve must be blend or student when source.kind is 'kafka'; got 'auto'. Only the topics "
+            "say what comes after what, and a switch has no place there; add replicas for more load."
         )
     if student.kind != "none":
         component("learners", {"kind": student.kind, **student.options}, "student.options.", faults, {})

@@ -19,7 +19,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from prometheus_client import CollectorRegistry
 
 import adaptd
-from adaptd import checkpoint, events, metrics, notify, predictions, reload
+from adaptd import checkpoint, events, metrics, notify, overload, predictions, reload
 from adaptd import config as configuration
 from adaptd.answers import Answers, formatted
 from adaptd.clock import Clock, SystemClock
@@ -99,6 +99,7 @@ class Daemon:
             self.lane = Lane(config, self.log)
             built.callback(self.lane.close)
             self.desk = Desk(self, self.inbox)
+            self.load = overload.Watch()
             built.callback(self.desk.close)
             if hasattr(self.source, "wake_on"):
                 self.source.wake_on(self.desk.queue.descriptor)
@@ -187,8 +188,10 @@ class Daemon:
                 self.lane.end_of_input()
                 self.bury()
             return False
+        begun = self.clock.monotonic()
         self.desk.take(rows)
         self.desk.serve(is_idle=rows.n == 0 and not rows.rejects)
+        self.watch_load(self.clock.monotonic() - begun)
         if self.checkpoint_is_due.is_set() and not self.sink.waiting_bytes():
             self.checkpoint_is_due.clear()
             self.commit()
@@ -198,6 +201,16 @@ class Daemon:
     def turned(self) -> None:
         self.figures.publish_if_due()
         self.notifier.turn(self.status_line)
+
+    def watch_load(self, seconds: float) -> None:
+        """A read took so long. What was decided before a crash is in the input log and comes first."""
+        output = self.lane.config.output
+        if output.serve != "auto" or self.desk.replaying:
+            return
+        now, is_told = self.clock.monotonic(), overload.is_told(self.lane)
+        action = self.load.review(now, seconds, output.latency_budget_seconds, is_told)
+        if action:
+            self.desk.tell(overload.command(self.lane, action))
 
     blocked_since = math.inf
 

@@ -71,6 +71,8 @@ class Lane:
         """The learner that speaks whatever the controller says: the configuration's, or a command's."""
         self.commands: list[tuple[str, str]] = []
         """(action, learner) that take effect at the next control point."""
+        self.is_overloaded = False
+        """The student answers, and dear learners rest (`overload.py`)."""
         self.next_config: configuration.Config | None = None
         """Takes effect at the next control point."""
         self.meta = meta.Meta(meta.given(config.meta.path))
@@ -164,7 +166,7 @@ class Lane:
 
     @property
     def student_serves(self) -> bool:
-        return self.config.output.serve == "student"
+        return self.config.output.serve == "student" or self.is_overloaded
 
     @property
     def speaker_name(self) -> str | None:
@@ -520,6 +522,7 @@ class Lane:
             "pin": self.pin,
             "pin_told": self.config.control.pin,
             "commands": [list(command) for command in self.commands],
+            "is_overloaded": self.is_overloaded,
             "config": reload.lane_part(self.config),
             "next_config": None if self.next_config is None else reload.lane_part(self.next_config),
         }
@@ -546,6 +549,9 @@ class Lane:
         self.lags.load_state(state["lags"])
         self.strategy.restore_places(self, state["strategy"])
         fresh = self.pool.load_state(state["pool"])
+        self.is_overloaded = state["is_overloaded"] and self.config.output.serve == "auto"
+        if not self.is_overloaded:
+            self.pool.rest([], 1)
         for name in ("task_is_fixed", "rows", "learned"):
             setattr(self, name, state[name])
         self.counts, self.rejected = self.counts | state["counts"], dict(state["rejected"])

@@ -207,6 +207,20 @@ class LearnerFrozen(Decision, frozen=True, kw_only=True):
     """False: it learns again."""
 
 
+class OverloadDetected(Decision, frozen=True, kw_only=True):
+    """The student answers, as rows come faster than the pool can answer them within the budget."""
+
+    level: ClassVar[Level] = "warning"
+    learners: list[str]
+    """Those that rest: the dearest for their weight."""
+    stride: int
+    """They work on one operation in so many."""
+
+
+class OverloadEnded(Decision, frozen=True, kw_only=True):
+    """The blend answers again, and all learners work."""
+
+
 class ConceptStored(Decision, frozen=True, kw_only=True):
     """What was known at a stable point is kept."""
 

@@ -131,6 +131,7 @@ class Figures:
             last_row_time=max(times, default=math.nan),
             learner_kinds={slot.name: slot.kind for slot in first.pool.slots},
             speaker=first.speaker_name or predictions.BLEND,
+            is_overloaded=any(lane.is_overloaded for lane in shown),
             rows_per_second=self.rows_per_second,
             uptime_seconds=daemon.clock.monotonic() - daemon.started,
             stopped_by=daemon.stopped_by,

@@ -199,6 +199,7 @@ class Snapshot(msgspec.Struct):
     learner_kinds: dict[str, str] = {}
     speaker: str = ""
     """The learner whose prediction is the output; `blend` when it is a blend."""
+    is_overloaded: bool = False
     rows_per_second: float = math.nan
     uptime_seconds: float = 0.0
     stopped_by: str = ""
@@ -295,6 +296,9 @@ def _row_families(s: Snapshot) -> Iterator[Metric]:
     )
     delay.add_metric([], *_buckets(s.label_delay_rows))
     yield delay
+    yield _gauge(
+        "adaptd_overloaded", "1 while the student answers because rows come too fast.", int(s.is_overloaded)
+    )
     yield _gauge("adaptd_features", "Features seen.", s.features)
     yield _gauge("adaptd_classes", "Classes seen; 0 for regression.", s.classes)
     yield _gauge("adaptd_last_row_timestamp_seconds", "Greatest event time seen.", s.last_row_time)

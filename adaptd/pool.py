@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adaptd import config as configuration
-from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Layout, Learner, State, Vitals
+from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Ints, Layout, Learner, State, Vitals
 from adaptd.errors import ConfigError
 from adaptd.kernels.blocks import silence
 from adaptd.lags import lagged
@@ -91,9 +91,10 @@ class Slot(msgspec.Struct):
     is_place: bool = False
     """Whether learners come and go here: one of those behind the configured ones."""
     stride: int = 1
-    """Only every so many rows that ask are answered."""
+    """In a place only every so many rows that ask are answered; elsewhere a learner rests in an overload, and
+    works on every so many operations."""
     asked_rows: int = 0
-    """Rows that asked so far, modulo `stride`."""
+    """Rows that asked, or operations, so far, modulo `stride`."""
 
 
 class Pool:
@@ -155,10 +156,12 @@ class Pool:
             return
         start = time.perf_counter()
         told = op & np.uint8(PREDICT) if slot.frozen else op
-        if slot.stride > 1:
-            told = thinned(slot, told)
         try:
-            slot.learner.step(x, y, told, weight, out)
+            if slot.stride > 1:
+                told = thinned(slot, told)
+                step_on(slot.learner, np.flatnonzero(told), x, y, told, weight, out)
+            else:
+                slot.learner.step(x, y, told, weight, out)
         except Exception as error:  # a guest may raise anything, and the rest of the pool goes on
             slot.failed = f"{type(error).__name__}: {error}"
             # Where in a block it failed must not show: the counts end with it.
@@ -265,6 +268,12 @@ class Pool:
         """[n_learners]: not set aside."""
         return np.array([not slot.set_aside for slot in self.slots])
 
+    def rest(self, names: list[str], stride: int) -> None:
+        """These learners work on every `stride`-th operation, all others but those in places on each."""
+        for slot in self.slots:
+            if not slot.is_place:
+                slot.stride, slot.asked_rows = stride if slot.name in names else 1, 0
+
     def scale_rates(self, scales: Floats) -> None:
         for slot, scale in zip(self.slots, scales, strict=True):
             slot.learner.rate_scale = float(scale)
@@ -315,6 +324,8 @@ class Pool:
             if saved["options"] != slot.options:
                 # A challenger with other options has come to this slot.
                 self.use_options(slot, saved["options"])
+            if not slot.is_place:
+                slot.stride, slot.asked_rows = saved["stride"], saved["asked_rows"]
             slot.set_aside, slot.failed = saved["set_aside"], saved["failed"]
             # A command holds until the configuration says something else than it did.
             if saved["frozen_told"] == slot.frozen_told:
@@ -331,7 +342,7 @@ class Pool:
         former = {slot.name: slot for slot in before.slots}
         for slot in self.slots:
             if slot.name in former:
-                slot.frozen = former[slot.name].frozen
+                slot.frozen, slot.stride = former[slot.name].frozen, former[slot.name].stride
                 slot.set_aside = DISABLED if former[slot.name].set_aside == DISABLED else ""
 
     def rebuild(self, index: int) -> None:
@@ -353,12 +364,23 @@ class Pool:
 
 
 def thinned(slot: Slot, op: Bytes) -> Bytes:
-    """`op` with PREDICT left on every `stride`-th row that asks; counts these rows."""
-    asked = slot.asked_rows + np.cumsum(op & np.uint8(PREDICT), dtype=np.int64)
+    """`op` with PREDICT left on every `stride`-th row that asks, and counts these rows.
+
+    Who rests, and is in no place, learns on these only too.
+    """
+    counted = (op & np.uint8(PREDICT) != 0) if slot.is_place else op != 0
+    asked = slot.asked_rows + np.cumsum(counted, dtype=np.int64)
     if len(asked):
         slot.asked_rows = int(asked[-1]) % slot.stride
-    skipped = ((op & np.uint8(PREDICT)) != 0) & (asked % slot.stride != 0)
-    return np.where(skipped, op & np.uint8(LEARN), op).astype(np.uint8)
+    skipped = counted & (asked % slot.stride != 0)
+    return np.where(skipped, op & np.uint8(LEARN if slot.is_place else 0), op).astype(np.uint8)
+
+
+def step_on(learner: Learner, at: Ints, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+    """The operations at `at` only. A learner passes over the others too, but some look at them first."""
+    own = np.full((len(at), out.shape[1]), np.nan)
+    learner.step(x[at], y[at], op[at], weight[at], own)
+    out[at] = own
 
 
 def is_kept(slot: Slot) -> bool:

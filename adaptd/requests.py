@@ -274,6 +274,12 @@ class Desk:
             else:
                 request.resolve(*self.daemon.take_config(request.config))
 
+    def tell(self, command: bytes) -> None:
+        """A command of the daemon's own, durable like all; one that the disk refuses is told again later."""
+        with contextlib.suppress(OSError):
+            (entry,) = self.inbox.append(self.taken, [("command", command)])
+            self.apply(entry, None)
+
     def refuse_writes(self) -> None:
         """Kafka alone says what comes after what, and has no place for what comes over HTTP."""
         kept = [request for request in self.writes if request.kind not in ("rows", "command")]
