@@ -111,7 +111,16 @@ class Speed:
     def rows(self, seconds: float) -> int:
         return max(PIECE_ROWS_MIN, int(seconds / self.row_seconds)) if self.row_seconds else FIRST_PIECE_ROWS
 
-    def took(self, rows: int, seconds: float) -> None:
+    def took(self, rows: int, seconds: float, allowed: int = 0) -> None:
+        """allowed: how many rows the piece might have had; it has fewer where it ends at a control point.
+
+        A piece costs something however short it is. So its time is that of the rows it was allowed: by the
+        mean of those it had, pieces would stay short because they are. The end of a read tells nothing.
+        """
+        if 2 * rows >= allowed:
+            rows = max(rows, allowed)
+        elif seconds < allowed * self.row_seconds:
+            return
         if rows:
             fade = SPEED_FADE if self.row_seconds else 1.0
             self.row_seconds += fade * (seconds / rows - self.row_seconds)
@@ -143,13 +152,17 @@ class Desk:
     # The stream, in pieces.
 
     def piece_rows(self) -> int:
-        """Rows of the source to work on before the next look at the queue."""
+        """Rows of the source to work on before the next look at the queue, at most."""
         if not self.daemon.config.http.enabled:
             return 1 << 62
         quiet = self.daemon.clock.monotonic() - self.last_request > QUIET_AFTER_SECONDS
-        rows = self.speed.rows(QUIET_PIECE_SECONDS if quiet else PIECE_SECONDS)
-        # A block ends at each control point, and costs something however short it is: a piece that reached
-        # across one would be two.
+        return self.speed.rows(QUIET_PIECE_SECONDS if quiet else PIECE_SECONDS)
+
+    def aligned(self, rows: int) -> int:
+        """At most `rows`, so that pieces end where the lane ends its blocks.
+
+        Each block costs something, and a piece that reached across a control point would be two.
+        """
         left, control_rows = self.daemon.lane.rows_to_control, self.daemon.config.control.rows
         if rows >= left:
             return left + (rows - left) // control_rows * control_rows
@@ -160,20 +173,21 @@ class Desk:
         at = 0
         while True:
             self.serve()
-            stop = min(rows.n, at + self.piece_rows())
+            allowed = self.piece_rows()
+            stop = min(rows.n, at + self.aligned(allowed))
             if self.replaying:
                 stop = min(stop, at + self.replaying[0].after - self.taken)
-            self.work(part(rows, at, stop))
+            self.work(part(rows, at, stop), allowed)
             self.taken += stop - at
             at = stop
             if at == rows.n:
                 return
 
-    def work(self, rows: Rows) -> tuple[list[Answers], list[Reject]]:
+    def work(self, rows: Rows, allowed: int = 0) -> tuple[list[Answers], list[Reject]]:
         """Rows from wherever, through the lane and on to the sink."""
         begun = self.daemon.clock.monotonic()
         result = self.daemon.step(rows)
-        self.speed.took(rows.n, self.daemon.clock.monotonic() - begun)
+        self.speed.took(rows.n, self.daemon.clock.monotonic() - begun, allowed)
         return result
 
     def put_out(self, lines: bytes) -> None:

@@ -67,14 +67,16 @@ def run(x: np.ndarray, y: np.ndarray, tree: dict, after_rows: int, points: list[
         start = end
     seconds = time.process_time() - started
     whole = lane.scores.cumulative(len(lane.pool.names))
-    chosen = [entry.payload["chosen"] for entry in journal.read(last=10**6, kind="boosts_compared")]
+    chosen: dict[str, str] = {}
+    for entry in journal.read(last=10**6, kind="boosts_compared"):
+        chosen |= entry.payload["chosen"]
     lane.close()
     return {
         "losses": {name: float(np.mean(values)) for name, values in totals.items()},
         "accuracy_after": hits / max(rows, 1),
         "accuracy": whole["accuracy"],
         "drifts": lane.counts["drifts"],
-        "chosen": chosen[-1] if chosen else {},
+        "chosen": chosen,
         "seconds": seconds,
     }
 
@@ -96,7 +98,13 @@ def main() -> None:
         for seed in range(options.seeds):
             stream, x, y = generate(family, plan, seed, options.rows)
             for mode, rates in MODES.items():
-                tree = {"rates": rates, "pool": {"threads": 1}}
+                # Whatever else answers a drift would hide what the rates do.
+                tree = {
+                    "rates": rates,
+                    "pool": {"threads": 1},
+                    "memory": {"enabled": False},
+                    "challengers": {"enabled": False},
+                }
                 if options.pool == "gradient":
                     tree["pool"]["learners"] = GRADIENT
                 found = run(x, y, tree, options.after_rows, stream.change_points)

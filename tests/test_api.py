@@ -16,7 +16,7 @@ from adaptd import config as configuration
 from adaptd.errors import ConfigError
 from adaptd.http import bound
 from adaptd.lines import build_decoder
-from adaptd.requests import Request
+from adaptd.requests import PIECE_ROWS_MIN, Request, Speed
 from tests import streams
 from tests.lanes import Bench
 from tests.services import POOL, Running
@@ -339,6 +339,40 @@ def test_the_stream_is_not_touched_by_who_asks(tmp_path):
                 assert running.thread.is_alive()
         outputs.append(running.sink.lines)
     assert outputs[0] == outputs[1]
+
+
+def test_pieces_end_at_control_points_and_are_as_long_as_allowed():
+    with Running({"control": {"rows": 128}}) as running:
+        desk = running.daemon.desk
+        assert [desk.aligned(rows) for rows in (16, 43, 63, 64, 127, 128, 300)] == [
+            16,
+            43,
+            43,
+            64,
+            64,
+            128,
+            256,
+        ]
+        running.learn(RECORDS[:100])
+        assert [desk.aligned(rows) for rows in (16, 28, 156, 200)] == [14, 28, 156, 156]
+
+
+def test_a_piece_is_cut_by_the_time_of_the_rows_it_was_allowed():
+    speed = Speed()
+    speed.took(40, 0.004)
+    assert speed.rows(0.005) == 50
+    for _ in range(100):
+        # 2 ms a piece and 45 microseconds a row; pieces are 43 or 64 rows of 128.
+        allowed = speed.rows(0.005)
+        rows = 64 if allowed >= 64 else 43
+        speed.took(rows, 0.002 + rows * 45e-6, allowed)
+    assert rows == 64
+    before = speed.rows(0.005)
+    speed.took(3, 0.002, before)
+    assert speed.rows(0.005) == before, "the end of a read tells nothing"
+    for _ in range(30):
+        speed.took(10, 0.050, before)
+    assert speed.rows(0.005) == PIECE_ROWS_MIN, "but when it takes longer than a piece it does"
 
 
 # The document.
