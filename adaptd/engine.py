@@ -121,9 +121,8 @@ class Lane:
             while at < segment.stop or held is not None:
                 if self.next_config is not None and held is None and self.is_at_control_point:
                     self.reconfigure()
-                plan = self.planner.plan(
-                    rows, targets, at, segment.stop, held, self.rows, self.rows_to_control
-                )
+                quota = self.rows_to_control
+                plan = self.planner.plan(rows, targets, at, segment.stop, held, self.rows, quota)
                 if len(plan.op):
                     answers += self.run(plan, rows, segment.x, segment.start)
                 at, held = plan.stop, plan.held
@@ -458,11 +457,8 @@ class Lane:
         for first in first_rows:
             x = np.full((1, self.layout.n_features), np.nan)
             x[0, : len(first.x)] = first.x
-            y, op, weight = (
-                np.array([first.y]),
-                np.array([PREDICT | LEARN], np.uint8),
-                np.array([first.weight]),
-            )
+            y, weight = np.array([first.y]), np.array([first.weight])
+            op = np.array([PREDICT | LEARN], np.uint8)
             lags = np.full((1, LAGS), np.nan)
             self.lags.step(y, op, lags)
             predictions = self.pool.step(x, lags, y, op, weight)
