@@ -232,7 +232,7 @@ class ConceptStored(Decision, frozen=True, kw_only=True):
     learners: list[str]
     """Whose states are kept."""
     loss: float
-    """The member's, in [0, 1]."""
+    """The member's: half a Brier score, or about its mean absolute error."""
 
 
 class ConceptRecalled(Decision, frozen=True, kw_only=True):

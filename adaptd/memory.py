@@ -88,7 +88,7 @@ class Concept(msgspec.Struct):
     learners: dict[str, State]
     """By name, what `Pool.remembered` gave."""
     losses: dict[str, float]
-    """Steady losses of the learners, in [0, 1]."""
+    """Steady losses of the learners, in `Comparison.unit`s of then: numbers of the target, or in [0, 1]."""
     trust: State
     """What the controller thought of them."""
     fingerprint: State
@@ -113,7 +113,7 @@ class Memory:
         self.noted_age = 0
         """How old the regime was at the last note."""
         self.best = math.inf
-        """Least steady loss of the regime."""
+        """Least steady loss of the regime, as those of concepts."""
         self.recalled_row = -REST_ROWS
         self.recalls = 0
         self.features = np.zeros((0, 3))
@@ -156,13 +156,16 @@ class Memory:
         if lane.learned - self.recalled_row < REST_ROWS:
             return NONE
         comparison = lane.strategy.comparison
-        found, most = NONE, 0.0
+        found, most, unit = NONE, 0.0, comparison.unit
         for index, concept in self.concepts.items():
             relative = int(comparison.relatives[comparison.place(index)])
             if relative < 0 or not lane.pool.awake()[relative] or comparison.rows(index) < ROWS_MIN:
                 continue
             difference = float(comparison.recent[relative, 0] - comparison.recent[index, 0])
-            is_as_good = float(comparison.recent[index, 0]) <= concept.losses[concept.member] + AS_GOOD
+            is_as_good = comparison.recent[index, 0] * unit <= concept.losses[concept.member] + AS_GOOD * unit
+            if index == self.current and comparison.recent[-1, 0] * unit < self.best + GAIN_MIN * unit:
+                # The others make up for what its namesake has got worse in: nothing has to come back.
+                continue
             evidence = comparison.is_better(index)
             needed = self.config.evidence * (ALIKE_ROWS if self.looks_like(concept) else 1.0)
             if is_as_good and difference >= GAIN_MIN and evidence >= needed and evidence / needed > most:
@@ -173,6 +176,7 @@ class Memory:
         """The concept at the place `index` holds again."""
         concept, pool = self.concepts[index], lane.pool
         comparison, row = lane.strategy.comparison, lane.learned
+        unit = comparison.unit
         evidence, distance = comparison.is_better(index), self.distance(concept)
         won = comparison.share_saved(index)
         lane.strategy.experience.note("recall", pool.slots[index].kind, won, 0.0)
@@ -183,7 +187,7 @@ class Memory:
             j = names.index(name)
             slot = pool.slots[j]
             same = (slot.kind, slot.options_told) == (saved["kind"], saved["options_told"])
-            worse = float(comparison.recent[j, 0]) > concept.losses[name] + WORSE
+            worse = comparison.recent[j, 0] * unit > concept.losses[name] + WORSE * unit
             if same and not slot.set_aside and not slot.failed and (worse or name == concept.member):
                 revived = pool.revive(name, saved)
                 slot.learner, slot.options = revived.learner, revived.options
@@ -224,26 +228,28 @@ class Memory:
 
     def note_if_stable(self, lane: "Lane") -> None:
         """Take a note when it is due and the loss is near its best; the one before it becomes a concept."""
-        loss, rows = lane.strategy.comparison.steady[-1].tolist()
+        comparison = lane.strategy.comparison
+        unit, rows = comparison.unit, comparison.steady[-1, 1]
+        loss = float(comparison.steady[-1, 0]) * unit
         age = lane.learned - self.regime_row
         if rows < 500 or age < 500:
             return
         self.best = min(self.best, loss)
         due = max(self.noted_age + self.config.stable_rows, int(NOTE_GROWTH * self.noted_age))
-        if age < due or loss > self.best + 0.01:
+        if age < due or loss > self.best + WORSE * unit:
             return
         self.noted_age = age
         alike = self.alike(lane)
         if self.notes:
             self.store(lane, self.notes.pop(0))
-            if alike == NONE and not lane.strategy.comparison.rows(self.current):
+            if alike == NONE and not comparison.rows(self.current):
                 # What has just come to its place was noted in this same regime.
                 alike = self.current
         note = self.note(lane, alike)
         if note is not None:
             self.notes.append(note)
         for index in self.concepts:
-            lane.strategy.comparison.again(index)
+            comparison.again(index)
 
     def note(self, lane: "Lane", alike: int) -> Concept | None:
         """What is known now, about a concept `alike` or a new one; None when no learner can answer for it."""
@@ -265,7 +271,7 @@ class Memory:
                 member = slot.name
         if not member:
             return None
-        losses = {pool.slots[k].name: float(comparison.steady[k, 0]) for k in awake}
+        losses = {pool.slots[k].name: float(comparison.steady[k, 0]) * comparison.unit for k in awake}
         return Concept(
             lane.learned, lane.learned, member, learners, losses, lane.controller.trust(n), self.print_now(),
             alike,
@@ -287,7 +293,10 @@ class Memory:
         index = note.alike if note.alike in self.concepts else NONE
         former = self.concepts.get(index)
         if former is not None:
-            if note.losses[note.member] > former.losses[former.member] + WORSE:
+            if (
+                note.losses[note.member]
+                > former.losses[former.member] + WORSE * lane.strategy.comparison.unit
+            ):
                 # What is kept was better than this.
                 self.current = index
                 return

@@ -44,6 +44,11 @@ class Comparison:
             self.relatives, self.sums, self.evidence,
         )  # fmt: skip
 
+    @property
+    def unit(self) -> float:
+        """What a loss of 1 is in numbers of the target, which moves; 1 where there are classes."""
+        return 4.0 * float(self.scale[0]) if self.is_number else 1.0
+
     def add_place(self) -> None:
         n = len(self.relatives) + 1
         for name in ("recent", "steady"):

@@ -211,3 +211,17 @@ def test_fingerprints_of_like_rows_are_near():
     assert unlikeness(first, again) < 0.5
     assert unlikeness(first, other) > 1.0
     assert first["confidence"] > 0.4
+
+
+def test_learning_does_not_end_the_notes_of_numbers():
+    # Errors are told in units of the usual one, which shrinks as learners get better.
+    learners = {"forest": {"kind": "forest", "trees": 3}, "tree": {"kind": "hoeffding_tree"}}
+    rng = np.random.default_rng(4)
+    records = []
+    for i in range(10_000):
+        a, b, c = rng.uniform(-5, 5, size=3)
+        y = (a + 2 * b if a > 0 else c) * (3 if b > 2 else 1)
+        records.append({"id": i, "a": a, "b": b, "c": c, "y": y})
+    bench = Bench(learners=learners).feed(records)
+    (concept,) = bench.lane.strategy.memory.concepts.values()
+    assert concept.row > 4000
