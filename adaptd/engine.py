@@ -219,9 +219,10 @@ class Lane:
         given = coverage.step(self.coverage, said, y, op, slot, late, self.labels)
 
         answers = self.answers(rows, source, said, Beside(tuple(self.pool.names), parts, given), late)
-        self.rows += len(answers.ids)
         if late is not None:
-            self.delays += [self.rows - row for row in self.labels.row[slot[late.is_late]].tolist()]
+            asked = self.rows + np.cumsum((op & PREDICT) != 0)
+            self.delays += (asked - self.labels.row[slot])[late.is_late].tolist()
+        self.rows += len(answers.ids)
         self.remember_first_rows(x, y, op, weight, blend)
         self.strategy.observe(self.layout, x, lags, predictions, blend, y, op, weight)
         self.evaluate(x, predictions, blend, y, op)

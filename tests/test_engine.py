@@ -154,6 +154,14 @@ def test_a_label_that_comes_with_the_next_read_or_in_the_same_is_the_same():
     assert one.lane.learned == 900
 
 
+@pytest.mark.parametrize("step", [1, 7, 1000])
+def test_a_delay_counts_the_predictions_between(step):
+    # Each label comes just before the 30th row after its own; the last ones come when the rows have ended.
+    records = streams.with_late_labels(streams.classes(300), delay=30, share=1.0)
+    bench = Bench().feed(records, list(range(step, len(records), step)))
+    assert bench.lane.delays == [29] * 270 + list(range(29, -1, -1))
+
+
 def test_labels_may_come_before_their_row():
     records = streams.classes(300)
     early = [{"id": r["id"], "y": r["y"]} for r in records[200:]]
