@@ -164,14 +164,13 @@ def test_naive_bayes_keeps_category_counts_when_a_capacity_grows():
     assert (walk(learner, x, np.full(400, np.nan), 2, op=op).argmax(axis=1) == y).all()
 
 
-def test_naive_bayes_counts_survive_their_units_growing_without_bound():
-    """At this fading the unit passes its limit every few hundred rows."""
-    config = naive_bayes.Config(fading_factor=0.5)
-    learner = naive_bayes.build(config, Layout("classification", (CATEGORY,), (4,), 2), 0)
-    y = np.arange(4000) % 2
-    out = walk(learner, (y * 2.0)[:, None], y, 2)
-    assert np.isfinite(out[1:]).all()
-    assert (out[10:].argmax(axis=1) == y[10:]).all()
+def test_naive_bayes_remembers_values_that_come_once_in_a_thousand_rows():
+    rng = np.random.default_rng(8)
+    x = rng.integers(0, 1000, (12_000, 1)).astype(float)
+    y = ((x[:, 0] * 7 % 10 < 5) ^ (rng.random(12_000) < 0.05)).astype(float)
+    layout = Layout("classification", (CATEGORY,), (1024,), 2)
+    out = walk(naive_bayes.build(naive_bayes.Config(), layout, 0), x, y, 2)
+    assert (out.argmax(axis=1) == y)[8000:].mean() > 0.92
 
 
 @pytest.mark.parametrize("module", [prior, last_value, naive_bayes])

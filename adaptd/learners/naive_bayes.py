@@ -1,9 +1,14 @@
-"""Naive Bayes: per class a normal distribution of each number and fading counts of each category.
+"""Naive Bayes: per class a normal distribution of each number, per value of a category the classes it had.
 
 How: with the fading factor f, class K's fading mean m and variance s^2 of a number x, shrunk towards those of
-all classes while the class has few rows, and fading counts of a category's values:
+all classes while the class has few rows; of each value of a category the classes that it came with, fading
+whenever it comes, beside the shares q_Kj of the classes in all rows that had the category (P(x|K) is
+P(K|x) / P(K), up to what all classes share):
 
-    l[K] = sum_j log N(x_j; m_Kj, s_Kj)  +  sum_j log (count[K, j, x_j] + 1/V_j) / (total[K, j] + 1)
+    l[K] = sum_j log N(x_j; m_Kj, s_Kj)  +  sum_j log (count[K, j, x_j] / q_Kj + smoothing)
+
+So a rare value keeps what little is known of it. (Shares of the values within a class, fading row by row, had
+forgotten all but the frequent ones.)
     p[K] ~ prior[K] exp(a l[K])
 
 Features are never independent, so that plain naive Bayes is far too sure of itself. The exponent a (one for
@@ -30,19 +35,23 @@ MUTABLE = ("fading_factor", "prior_fading_factor", "shrinkage", "variance_floor"
 
 # Values are cut here: their squared differences still have to be finite, with room to be summed.
 LARGEST = 1e150
-# Counts of categories grow in ever larger units instead of being faded one by one; at this unit all shrink.
-LARGEST_UNIT = 1e100
+# Weight that the past keeps, a row, in the shares of the classes that a category's values are compared with:
+# they must reach about as far back as the values do.
+SHARES_FADING_FACTOR = 0.999
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fading_factor: Annotated[float, msgspec.Meta(ge=0.5, le=1.0)] = 0.995
-    """Weight that a class's past keeps at each of its learned rows; 1.0 never forgets."""
+    """Weight that a class's past keeps at each of its learned rows, and a category's value's at each row that
+    has it; 1.0 never forgets."""
     prior_fading_factor: Annotated[float, msgspec.Meta(ge=0.5, le=1.0)] = 0.995
     """Weight that the past keeps in the class frequencies at each learned row."""
     shrinkage: Annotated[float, msgspec.Meta(ge=0.0, le=1e6)] = 2.0
     """Rows that the distribution over all classes counts for within each class."""
     variance_floor: Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] = 1e-3
     """Least variance within a class, as a part of the variance over all classes."""
+    smoothing: Annotated[float, msgspec.Meta(gt=0.0, le=1e6)] = 10.0
+    """Rows with the usual classes that stand beside those that a category's value came with."""
     exponent_rate: Annotated[float, msgspec.Meta(ge=0.0, le=10.0)] = 0.05
     """Step of the exponent (AdaGrad); 0.0 keeps it at 1 over the square root of the number of features."""
 
@@ -59,7 +68,6 @@ class NaiveBayes:
         "_all_numbers",
         "_counts",
         "_totals",
-        "_units",
         "_exponent",
     )
 
@@ -70,10 +78,9 @@ class NaiveBayes:
         # Weight, mean, variance of each number: [class, feature, 3] within a class, [feature, 3] over all.
         self._class_numbers = np.zeros((0, 0, 3))
         self._all_numbers = np.zeros((0, 3))
-        # [class, place of a value], [class, feature], [class]: sums in the class's unit.
+        # [class, place of a value], [class, feature].
         self._counts = np.zeros((0, 0))
         self._totals = np.zeros((0, 0))
-        self._units = np.zeros(0)
         # The exponent, the sum of its squared gradients, and how many rows moved it.
         self._exponent = np.array([1.0 / math.sqrt(max(layout.n_features, 1)), 0.01])
         self._layout = Layout(layout.task)
@@ -89,6 +96,7 @@ class NaiveBayes:
                 config.shrinkage,
                 config.variance_floor,
                 config.exponent_rate,
+                config.smoothing,
             ]
         )
         _step(
@@ -103,7 +111,6 @@ class NaiveBayes:
             self._all_numbers,
             self._counts,
             self._totals,
-            self._units,
             self._exponent,
             out,
         )
@@ -122,7 +129,6 @@ class NaiveBayes:
         self._class_numbers = enlarged(self._class_numbers, (k, d, 3))
         self._all_numbers = enlarged(self._all_numbers, (d, 3))
         self._totals = enlarged(self._totals, (k, d))
-        self._units = enlarged(self._units, (k,), 1.0)
         self._layout = layout
 
     def state(self) -> State:
@@ -132,7 +138,7 @@ class NaiveBayes:
         unpack(self, self._NAMES, state)
 
     def vitals(self) -> Vitals:
-        size = total_bytes(self._class_numbers, self._all_numbers, self._counts, self._totals, self._units)
+        size = total_bytes(self._class_numbers, self._all_numbers, self._counts, self._totals)
         return Vitals(state_bytes=size + self._classes.nbytes, details={"exponent": float(self._exponent[0])})
 
 
@@ -149,7 +155,7 @@ def _follow(numbers, value, weight, fading_factor):
 
 
 @subkernel
-def _evidence(row, parameters, starts, classes, class_numbers, all_numbers, counts, totals, units, evidence):
+def _evidence(row, parameters, starts, classes, class_numbers, all_numbers, counts, totals, evidence):
     """Log likelihood of the row's values under each class; its mean over the classes seen is 0."""
     shrinkage = parameters[2]
     n_classes = classes.size
@@ -161,9 +167,12 @@ def _evidence(row, parameters, starts, classes, class_numbers, all_numbers, coun
         capacity = starts[j + 1] - starts[j]
         if capacity > 0:
             place = starts[j] + np.int64(row[j])
+            total = 0.0
             for k in range(n_classes):
-                count = counts[k, place] + units[k] * (1.0 / capacity)
-                evidence[k] += math.log(count / (totals[k, j] + units[k]))
+                total += totals[k, j]
+            for k in range(n_classes):
+                usual = (totals[k, j] + 0.5) / (total + 0.5 * n_classes)
+                evidence[k] += math.log(counts[k, place] / usual + parameters[5])
         elif all_numbers[j, 2] > 0.0:
             value = min(max(row[j], -LARGEST), LARGEST)
             for k in range(n_classes):
@@ -208,7 +217,7 @@ def _posterior(evidence, exponent, classes, probabilities):
 
 @kernel(
     "void(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[::1], i8[::1], f8[::1], f8[:,:,::1], f8[:,::1], f8[:,::1],"
-    " f8[:,::1], f8[::1], f8[::1], f8[:,::1])"
+    " f8[:,::1], f8[::1], f8[:,::1])"
 )
 def _step(
     x,
@@ -222,7 +231,6 @@ def _step(
     all_numbers,
     counts,
     totals,
-    units,
     exponent,
     out,
 ):
@@ -235,9 +243,7 @@ def _step(
         for k in range(n_classes):
             seen += classes[k]
         if seen > 0.0:
-            _evidence(
-                x[i], parameters, starts, classes, class_numbers, all_numbers, counts, totals, units, evidence
-            )
+            _evidence(x[i], parameters, starts, classes, class_numbers, all_numbers, counts, totals, evidence)
             _posterior(evidence, exponent[0], classes, probabilities)
         if op[i] & 1:
             for k in range(n_classes):
@@ -258,19 +264,16 @@ def _step(
         for k in range(n_classes):
             classes[k] *= parameters[1]
         classes[label] += weight[i]
-        units[label] /= parameters[0]
-        if units[label] > LARGEST_UNIT:
-            for place in range(counts.shape[1]):
-                counts[label, place] /= units[label]
-            for j in range(x.shape[1]):
-                totals[label, j] /= units[label]
-            units[label] = 1.0
         for j in range(x.shape[1]):
             if np.isnan(x[i, j]):
                 continue
             if starts[j + 1] > starts[j]:
-                counts[label, starts[j] + np.int64(x[i, j])] += weight[i] * units[label]
-                totals[label, j] += weight[i] * units[label]
+                place = starts[j] + np.int64(x[i, j])
+                for k in range(n_classes):
+                    counts[k, place] *= parameters[0]
+                    totals[k, j] *= SHARES_FADING_FACTOR
+                counts[label, place] += weight[i]
+                totals[label, j] += weight[i]
             else:
                 value = min(max(x[i, j], -LARGEST), LARGEST)
                 _follow(class_numbers[label, j], value, weight[i], parameters[0])
