@@ -16,6 +16,7 @@ are waited for.
 
 import argparse
 import collections
+import itertools
 import json
 import os
 import pathlib
@@ -35,14 +36,17 @@ from adaptd.requests import QUIET_AFTER_SECONDS
 CONNECTIONS = 20
 # Rows of the stream before anything is measured: the learners have grown, and drifts have been met.
 FIRST_ROWS = 10_000
+# Then the stream begins again, with the same ids: no learner looks back so far.
+ROWS_DRAWN = 600_000
 # A scrape sees numbers at most so old.
 PUBLISH_SECONDS = 0.6
 
 
 def write_stream(path: pathlib.Path, rows: int) -> None:
+    lines = [json.dumps(record) for record in itertools.islice(demo.records("drift"), min(rows, ROWS_DRAWN))]
     with open(path, "w") as file:
-        for _, record in zip(range(rows), demo.records("drift"), strict=False):
-            file.write(json.dumps(record) + "\n")
+        for line in itertools.islice(itertools.cycle(lines), rows):
+            file.write(line + "\n")
 
 
 def status(listen: str) -> dict:
@@ -134,7 +138,8 @@ def load(
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--rows", type=int, default=2_000_000, help="rows of the generated stream")
-    options.add_argument("--seconds", type=float, default=10.0, help="of each phase")
+    options.add_argument("--seconds", type=float, default=10.0, help="of each phase beside the load")
+    options.add_argument("--alone-seconds", type=float, default=10.0, help="of each phase alone")
     options.add_argument("--pairs", type=int, default=2, help="phases alone, and as many beside the load")
     options.add_argument("--rate", type=float, default=200.0, help="requests a second")
     chosen = options.parse_args()
@@ -176,7 +181,7 @@ def main() -> None:
                     times += more
                     codes += found
                 else:
-                    time.sleep(chosen.seconds)
+                    time.sleep(chosen.alone_seconds)
                 now, passed = status(listen), time.perf_counter() - begun
                 speeds[loaded].append((now["rows"] - rows) / passed)
                 used[loaded].append((processor_seconds(daemon.pid) - before) / passed)
