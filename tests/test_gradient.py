@@ -135,6 +135,21 @@ def test_interactions_survive_a_raised_capacity():
     np.testing.assert_array_equal(predict(learner, x, 1), before)
 
 
+def test_interactions_survive_classes_that_leave_fewer_slots():
+    """From four scores on there are a quarter of the slots; little is lost where pairs share one then."""
+    rng = np.random.default_rng(0)
+    kinds, capacities = (CATEGORY, CATEGORY, NUMBER), (64, 64, 0)
+    x = np.column_stack([rng.integers(0, 16, (4000, 2)), rng.normal(size=4000)])
+    y = ((x[:, 0] + x[:, 1]) % 4).astype(float)
+    learner = linear.build(
+        linear.Config(interactions=True), Layout("classification", kinds, capacities, 4), 0
+    )
+    walk(learner, x, y, 4)
+    before = predict(learner, x, 4).argmax(axis=1)
+    learner.grow(Layout("classification", kinds, capacities, 5))
+    assert (predict(learner, x, 5).argmax(axis=1) == before).mean() > 0.95
+
+
 def test_lines_need_interactions_to_learn_xor():
     x, y = xor_stream(4000)
     layout = numbers("classification", 2, 2)

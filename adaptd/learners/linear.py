@@ -12,7 +12,7 @@ their softmax gradients are mirror images, so are their weights.
 *Use it when* anything is unknown: it is fast, follows drift, and is hard to break.
 *Do not use it when* classes enclose each other; `interactions` helps then, at the cost of speed.
 *Cost*: about 0.4 us a row with 10 numbers and 2 classes, 2.5 us with 33 numbers and 6 classes; 32 bytes a
-slot and score. With `interactions` about ten times the time, and up to 512 KiB more a score.
+slot and score. With `interactions` about ten times the time, and up to 2 MiB more a score.
 *Reference*: T. Tieleman, G. Hinton, "Lecture 6.5: RMSprop" (2012); P. Huber, "Robust estimation of a
 location parameter" (1964).
 """
@@ -52,8 +52,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale_fade: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.0
     """Fading of the standardisation; 0: all rows count the same."""
     interactions: bool = False
-    """Products of all pairs of inputs (of the first 24 features) too, hashed to at most 16,384 slots. So
-    many inputs want a smaller start: `learning_rate` 0.001."""
+    """Products of all pairs of inputs (of the first 24 features) too, hashed to at most 65,536 slots, with
+    more than four classes 16,384. So many inputs want a smaller start: `learning_rate` 0.001."""
 
 
 # Fading of G. Were it faster, a burst of errors after a calm stretch would meet a tiny G and step wildly.
@@ -70,7 +70,8 @@ VITALS_FADE = 0.1
 LEAST_LIKELIHOOD = 1e-9
 # Handed in where labels are classes, not probabilities.
 HARD: Floats = np.zeros((0, 0))
-PAIR_SLOTS_MAX = 16384
+# Most slots for pairs, with up to four scores and with more.
+PAIR_SLOTS_MAX, PAIR_SLOTS_MANY = 65536, 16384
 PAIR_FEATURES = 24
 # Slots for each possible pair, at least: few share one then, and few features do not take megabytes.
 PAIR_ROOM = 16
@@ -101,7 +102,7 @@ class Linear:
         self._layout = layout
         self.stats = scaling.statistics(layout.n_features)
         n_scores = layout.n_classes if layout.n_classes > 2 else 1
-        n_pairs = pair_slots(self._plan, self._n_slots) if config.interactions else 0
+        n_pairs = pair_slots(self._plan, self._n_slots, n_scores) if config.interactions else 0
         self.squares = np.zeros((self._n_slots + n_pairs, n_scores))
         self.weights = np.zeros((self.rungs.shape[1], *self.squares.shape))
 
@@ -129,12 +130,16 @@ class Linear:
     def grow(self, layout: Layout) -> None:
         plan, n_slots = scaling.plan_slots(layout)
         moves = scaling.slot_moves(self._plan, self._n_slots, plan)
-        known_pairs = len(self.squares) - self._n_slots
-        n_pairs = max(known_pairs, pair_slots(plan, n_slots)) if self._config.interactions else 0
-        # The last bits of a hash name the slot: where there are twice as many, each is two of the same.
-        moves += [(n_slots + k, self._n_slots, known_pairs) for k in range(0, n_pairs, max(known_pairs, 1))]
-        weights, squares = self.weights, self.squares
         n_scores = layout.n_classes if layout.n_classes > 2 else 1
+        n_pairs = 0
+        if self._config.interactions:
+            n_pairs, known_pairs = pair_slots(plan, n_slots, n_scores), len(self.squares) - self._n_slots
+            # The last bits of a hash name the slot: of twice as many each is two of the same, of half as many
+            # each is the sum of two.
+            size = min(n_pairs, known_pairs)
+            steps = range(0, max(n_pairs, known_pairs), size)
+            moves += [(n_slots + k % n_pairs, self._n_slots + k % known_pairs, size) for k in steps]
+        weights, squares = self.weights, self.squares
         if n_scores > 1 and self.weights.shape[2] == 1:
             # One score of two classes is two scores, each the other's mirror image.
             weights = np.concatenate([-weights, weights], axis=2)
@@ -143,8 +148,8 @@ class Linear:
         self.squares = np.zeros((n_slots + n_pairs, n_scores))
         self.weights = np.zeros((len(weights), *self.squares.shape))
         for new, old, size in moves:
-            self.weights[:, new : new + size, :known] = weights[:, old : old + size]
-            self.squares[new : new + size, :known] = squares[old : old + size]
+            self.weights[:, new : new + size, :known] += weights[:, old : old + size]
+            self.squares[new : new + size, :known] += squares[old : old + size]
         self.stats = enlarged(self.stats, scaling.statistics(layout.n_features).shape)
         self._plan, self._n_slots, self._layout = plan, n_slots, layout
 
@@ -163,12 +168,13 @@ class Linear:
         )
 
 
-def pair_slots(plan: Ints, n_slots: int) -> int:
+def pair_slots(plan: Ints, n_slots: int, n_scores: int) -> int:
     """Slots for the products of all pairs: a power of two."""
     ends = [*plan[1:, scaling.FIRST].tolist(), n_slots]
     sizes = (np.array(ends) - plan[:, scaling.FIRST])[:PAIR_FEATURES]
     n_pairs = int(sizes.sum() ** 2 + (sizes**2).sum()) // 2
-    return min(PAIR_SLOTS_MAX, 1 << (max(1, PAIR_ROOM * n_pairs) - 1).bit_length())
+    most = PAIR_SLOTS_MAX if n_scores <= 4 else PAIR_SLOTS_MANY
+    return min(most, 1 << (max(1, PAIR_ROOM * n_pairs) - 1).bit_length())
 
 
 @subkernel
