@@ -25,6 +25,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.conftest import not_run
+from tests.mortal import mortal
 
 HERE = pathlib.Path(__file__).parent / "kafka"
 CLUSTER_ID = "YWRhcHRkLXRlc3RzLWJyb2"
@@ -172,7 +173,7 @@ class Broker:
         """Start it and wait until it answers."""
         assert self.process is None, "it runs already"
         with open(self.folder / "broker.log", "ab") as log:
-            command = self._command("kafka.Kafka", self._settings)
+            command = mortal(self._command("kafka.Kafka", self._settings))
             # A session of its own: Ctrl-C at a terminal ends the tests, and they end the broker.
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True

@@ -24,6 +24,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from adaptd.checkpoint import encoded
 from adaptd.checkpoint_objects import CheckpointObjects
 from tests.broker import Broker, Record
+from tests.mortal import mortal
 
 # Few learners that start quickly: what is tested is delivery.
 POOL = {"linear": {"kind": "linear"}, "prior": {"kind": "prior"}, "tree": {"kind": "hoeffding_tree"}}
@@ -57,7 +58,7 @@ class Replica:
         self.log_begins = log.stat().st_size if log.exists() else 0
         with open(log, "ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "adaptd", "run", "--config", str(config)],
+                mortal([sys.executable, "-m", "adaptd", "run", "--config", str(config)]),
                 stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, env={**os.environ, **environment},
             )  # fmt: skip
 

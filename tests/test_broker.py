@@ -1,12 +1,17 @@
 """The broker of the tests refuses and hides what exactly-once delivery rests on."""
 
+import contextlib
 import json
+import pathlib
+import subprocess
+import sys
 import time
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from tests.broker import Broker, broker
+from tests.groups import wait_until
 
 __all__ = ["broker"]
 
@@ -121,3 +126,26 @@ def test_the_log_outlives_a_kill_and_a_stop(broker):
     assert broker.committed(topic) == before
     broker.produce(topic, lines[:10], partition=0, keys=[b"key"] * 10)
     assert broker.ends(topic) == [10, 5000]
+
+
+def test_no_broker_outlives_tests_that_are_killed():
+    program = (
+        "import subprocess\n"
+        "from tests.mortal import mortal\n"
+        "print(subprocess.Popen(mortal(['sleep', '600'])).pid, flush=True)\n"
+        "input()\n"
+    )
+    tests = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    about = pathlib.Path(f"/proc/{int(tests.stdout.readline())}")
+
+    def command() -> str:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            return (about / "cmdline").read_bytes().decode().replace("\0", " ")
+        return ""
+
+    wait_until(lambda: command().startswith("sleep"), "the command does not run")
+    tests.kill()
+    tests.communicate()
+    wait_until(lambda: not command(), "the command outlives its parent")
