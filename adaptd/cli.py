@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import datetime
+import gc
 import importlib
 import json
 import os
@@ -26,6 +27,9 @@ EXAMPLES = """examples:
   adaptd demo drift --rows 20000 | adaptd run       a generated stream whose rule changes
 
 exit codes: 0 done; 1 a fault; 2 wrong use of the command line; 78 wrong configuration"""
+
+# Objects made between two looks for cycles among them.
+GC_OBJECTS = 100_000
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -245,6 +249,10 @@ def run_command(options: argparse.Namespace) -> int:
 
         config = reread()
         daemon = daemon_of(config)(config, options.config, reread=reread if options.config else None)
+    # What has been loaded stays, and a row leaves no cycles behind: looking for them as often as Python does
+    # by itself took an eighth of the time of a Kafka replica with one learner.
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS)
     daemon.run(options.restore)
     return 0
 

@@ -22,6 +22,7 @@ which a replay does not repeat: nothing is lost or doubled, but a label may be l
 
 import itertools
 from collections.abc import Mapping
+from operator import itemgetter
 from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
@@ -276,8 +277,9 @@ class KafkaSource:
             rows.positions = signed[places]
             untimed = np.isnan(rows.times)
             if untimed.any():
-                stamps = np.array(list(map(Message.timestamp, fetch.messages)), np.float64)[:, 1] / 1000.0
-                rows.times[untimed] = stamps[places[untimed]]
+                stamps = map(itemgetter(1), map(Message.timestamp, fetch.messages))
+                milliseconds = np.fromiter(stamps, np.float64, len(fetch.messages))
+                rows.times[untimed] = milliseconds[places[untimed]] / 1000.0
         return rows
 
     def decoded(self, lines: bytes, kinds: Mapping[str, int]) -> Rows:
