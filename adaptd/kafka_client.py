@@ -24,6 +24,11 @@ LOG.propagate = False
 LOG.addHandler(logging.NullHandler())
 
 REACH_SECONDS = 10.0
+# What every client begins with; the options of the configuration come after. When no broker can be reached
+# librdkafka since 2.10 forgets all it knows and begins anew with the first ones, but what waits for a group's
+# coordinator goes on waiting for the forgotten one, for ever (librdkafka issues 5456 and 5511). With "none"
+# the known ones are tried until they are back, and those that are back are found within a second, not ten.
+STEADY = {"metadata.recovery.strategy": "none", "reconnect.backoff.max.ms": 1000}
 
 
 def client_options(
@@ -84,6 +89,7 @@ REACHING = (
     "client.",
     "enable.ssl",
     "metadata.",
+    "reconnect.",
     "sasl.",
     "security.",
     "socket.",
@@ -99,7 +105,7 @@ def reaching(options: dict[str, Any]) -> dict[str, Any]:
 def built(make: Any, options: dict[str, Any], section: str) -> Any:
     """A client of librdkafka. Raises ConfigError for an option that it does not take."""
     try:
-        return make(options, logger=LOG)
+        return make({**STEADY, **options}, logger=LOG)
     except (KafkaException, ValueError, TypeError) as error:
         fault = error.args[0].str() if isinstance(error, KafkaException) else str(error)
         for value in options.values():
@@ -158,17 +164,17 @@ class Reporter(logging.Handler):
 class Caller:
     """Makes calls in a thread of its own, for those that might never return.
 
-    One that does not return keeps its thread, which does not hold up the end of the process.
+    One that does not return keeps its thread, which does not hold up the end of the process; one that
+    returns late ends it, and lets go of what it was called with.
     """
 
     def __init__(self) -> None:
-        self._calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[BaseException | None] = queue.SimpleQueue()
         threading.Thread(target=self._run, name="kafka caller", daemon=True).start()
 
     def _run(self) -> None:
-        while True:
-            call = self._calls.get()
+        while (call := self._calls.get()) is not None:
             try:
                 call()
             except BaseException as error:
@@ -182,6 +188,7 @@ class Caller:
         try:
             error = self._answers.get(timeout=seconds_max)
         except queue.Empty:
+            self._calls.put(None)
             raise TimeoutError from None
         if error is not None:
             raise error

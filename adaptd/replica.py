@@ -33,7 +33,7 @@ from adaptd.errors import AdaptdError, CheckpointError, UsageError
 from adaptd.lane_keeper import LaneKeeper, Part
 from adaptd.requests import fault
 from adaptd.sinks.kafka import Aborted, KafkaSink
-from adaptd.sources.kafka import Fetch, KafkaSource
+from adaptd.sources.kafka import ConsumerFailed, Fetch, KafkaSource
 
 # How long the loop waits for records, and looks for requests meanwhile.
 POLL_SECONDS = 0.1
@@ -47,8 +47,11 @@ PIECE_SECONDS_MAX = 1.0
 LOADERS = 2
 # A partition that goes takes a fresh checkpoint along if saving took no longer, the last time.
 PARTING_SECONDS = 2.0
-# Transactions that may fail one after the other.
+# Transactions that may fail one after the other. Each waits twice as long as the one before: that the group
+# has moved on without us the brokers tell transactions at once, and the consumer with its next heartbeat.
 ABORTS_MAX = 10
+ABORTED_SECONDS = 0.05
+ABORTED_SECONDS_MAX = 1.0
 
 
 class Loading(msgspec.Struct):
@@ -144,7 +147,11 @@ class Replica(Daemon):
         self.reload_if_due()
         self.desk.serve(is_idle=True)
         self.stages.start()
-        fetches = self.source.poll(self.poll_seconds())
+        try:
+            fetches = self.source.poll(self.poll_seconds())
+        except ConsumerFailed as error:
+            self.join_anew(error)
+            fetches = []
         self.stages.lap("poll")
         for fetch in fetches:
             try:
@@ -301,6 +308,8 @@ class Replica(Daemon):
         self.log.emit(events.TransactionAborted(detail=str(error)))
         if self.aborted_in_a_row > ABORTS_MAX:
             raise AdaptdError(f"no transaction succeeds any more: {error}") from error
+        if self.aborted_in_a_row > 1:
+            time.sleep(min(ABORTED_SECONDS * 2 ** (self.aborted_in_a_row - 2), ABORTED_SECONDS_MAX))
         self.sink.abort()
         back = [part.partition for part in self.parts.values() if part.is_ahead]
         self.drop(back, "aborted")
@@ -416,6 +425,13 @@ class Replica(Daemon):
         self.drop(partitions, "lost")
         if self.sink.is_open and not self.is_leaving:
             self.go_back(Aborted("partitions were lost"))
+
+    def join_anew(self, error: ConsumerFailed) -> None:
+        """Out of the group: as when all partitions were lost, and then a new member asks for its share."""
+        self.log.emit(events.BrokerReported(detail=f"{error}; joining the group anew"))
+        self.lost([*self.parts, *self.loading])
+        self.source.renew(error)
+        self.source.subscribe(self)
 
     def drop(self, partitions: list[int], reason: str) -> None:
         for number in partitions:

@@ -11,7 +11,7 @@ from functools import partial
 
 import httpx
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer
 
 from adaptd import cli, kafka_client
 from adaptd import config as configuration
@@ -245,6 +245,44 @@ def test_a_producer_that_is_shut_out_sends_again_what_nobody_saw(broker, tmp_pat
         "aborted",
         "revoked",
     ]
+
+
+def test_a_replica_that_was_shut_out_joins_anew(broker, tmp_path):
+    topics(broker, "shut-out")
+    lines = rows(600)
+    configured = tree(broker, "shut-out", tmp_path, source={"instance": "one"})
+    with Running(configured) as running:
+        broker.produce("shut-out-in", lines[:300])
+        running.wait_for(partial(has, broker, "shut-out-out", 300), "the predictions")
+        # librdkafka does this to itself when its session runs out while the brokers are away.
+        usurper = Consumer({
+            "bootstrap.servers": broker.servers, "group.id": "shut-out", "group.instance.id": "one",
+            "partition.assignment.strategy": "cooperative-sticky",
+        })  # fmt: skip
+        usurper.subscribe(["shut-out-in"])
+        running.wait_for(lambda: usurper.poll(0.1) is None and usurper.assignment(), "its partition")
+        usurper.close()
+        broker.produce("shut-out-in", lines[300:])
+        running.wait_for(partial(has, broker, "shut-out-out", 600), "the predictions")
+    assert values(broker, "shut-out-out") == expected(configured, lines)
+    assert any("joining the group anew" in event["detail"] for event in running.events("broker_reported"))
+
+
+def test_of_two_replicas_with_one_name_one_stops(broker, tmp_path):
+    topics(broker, "namesakes")
+    lines = rows(300)
+    configured = tree(broker, "namesakes", tmp_path / "one", source={"instance": "one"})
+    other = tree(broker, "namesakes", tmp_path / "other", source={"instance": "one"})
+    for each in (configured, other):
+        each["checkpoint"]["url"] = str(tmp_path / "objects")
+    with Running(configured) as first, Running(other) as second:
+        wait_for(lambda: not (first.thread.is_alive() and second.thread.is_alive()), "an end of one")
+        stopped, left = (second, first) if first.thread.is_alive() else (first, second)
+        broker.produce("namesakes-in", lines)
+        left.wait_for(partial(has, broker, "namesakes-out", 300), "the predictions")
+        failure, stopped.failure = stopped.failure, None
+    assert "the same source.instance, 'one', give each its own" in str(failure)
+    assert values(broker, "namesakes-out") == expected(configured, lines)
 
 
 def test_partitions_move_with_their_lanes_and_nothing_is_lost_or_doubled(broker, tmp_path):

@@ -18,13 +18,14 @@ from adaptd.contracts import Fields
 from adaptd.sources import kafka
 from tests import streams
 from tests.broker import Broker, broker
-from tests.conftest import not_run
 from tests.groups import Feeder, Group, Replica, Watch, assert_same, wait_until
 
 __all__ = ["broker"]
 
 SEED = 11
 ROWS_PER_SECOND = 2000.0
+# After an outage, with a session timeout of 6 seconds.
+GOES_ON_SECONDS_MAX = 30.0
 
 
 @pytest.fixture
@@ -86,30 +87,38 @@ def test_killed_at_random_moments_nothing_is_missing_or_double(broker, tmp_path,
 
 
 def test_while_the_broker_is_stopped_and_killed_nothing_is_missing_or_double(broker, tmp_path, is_long):
-    if not is_long:
-        not_run(
-            "outages of the broker: only with --long, since the Kafka client can take minutes to come back"
-        )
-    rounds, n = 20, 100_000
+    rounds, n = (20, 100_000) if is_long else (2, 8_000)
     rng = random.Random(SEED)
     topic = broker.create("outage-rows")
     lines, predicted = stream(n, SEED + 1)
+    pauses = []
     with Group(broker, tmp_path, "outage", topic) as group:
         replica = group.start()
         wait_until(lambda: started(replica), "no lane has started")
+
+        def committed() -> int:
+            return broker.group_offsets("outage", topic).get(0, (0, ""))[0]
+
         with Feeder(broker, topic, [lines], ROWS_PER_SECOND) as feeder:
             for k in range(rounds):
-                feeder.allow(len(lines) * (k + 1) // rounds)
-                time.sleep(rng.uniform(0, len(lines) / rounds / ROWS_PER_SECOND))
+                feeder.allow(len(lines) * (2 * k + 1) // (2 * rounds))
+                time.sleep(rng.uniform(0, len(lines) / rounds / 2 / ROWS_PER_SECOND))
                 if k % 2:
                     broker.stop()
                 else:
                     broker.kill()
                 time.sleep(rng.uniform(0, 2))
                 broker.start()
+                begun, before = time.monotonic(), committed()
+                feeder.allow(len(lines) * (k + 1) // rounds)
+                wait_until(
+                    lambda at=before: committed() > at, "predictions do not go on", GOES_ON_SECONDS_MAX
+                )
+                pauses.append(time.monotonic() - begun)
         group.finish()
         assert_same(group, uninterrupted(broker, tmp_path, "outage-not", topic, 1), predicted)
-    print(f"\n{rounds} outages, {n:,} rows: identical")
+    print(f"\n{rounds} outages, {n:,} rows: identical; predictions go on {max(pauses):.1f} s after it "
+          f"answers at most ({statistics.median(pauses):.1f} median)")  # fmt: skip
 
 
 def test_a_slow_answer_about_the_log_does_not_move_a_partition(broker):

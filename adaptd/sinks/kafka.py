@@ -31,9 +31,9 @@ from adaptd.errors import AdaptdError
 RESERVED = {"bootstrap.servers", "transactional.id", "enable.idempotence", "transaction.timeout.ms"}
 # One call to the brokers; until the time is up it is made again.
 CALL_SECONDS = 2.0
-# librdkafka 2.16 can wait for ever for a coordinator that has come back, whatever time limit it is given
-# (librdkafka issues 5456 and 5511): such a producer is left alone and replaced.
-HANGING_SECONDS = 10.0
+# librdkafka can wait for ever for a coordinator that has moved, whatever time limit it is given (librdkafka
+# issues 5456 and 5511; `kafka_client.STEADY` makes it rare): such a producer is left alone and replaced.
+HANGING_SECONDS = 5.0
 # A producer that the brokers shut out is replaced so many times in a row, and then adaptd gives up.
 REPLACED_MAX = 5
 

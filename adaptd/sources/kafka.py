@@ -20,7 +20,10 @@ predictions as without the crash. With a labels topic the order between the two 
 which a replay does not repeat: nothing is lost or doubled, but a label may be learned earlier or later.
 """
 
+import contextlib
 import itertools
+import threading
+import time
 from collections.abc import Mapping
 from operator import itemgetter
 from typing import Annotated, Any, Literal, Protocol
@@ -44,6 +47,11 @@ RESERVED = {
 CALL_SECONDS = 2.0
 # Once a rebalance has begun a member hears of it with its next heartbeat.
 HEARTBEAT_SECONDS = 1.0
+# A consumer that failed is replaced so many times within so many seconds. librdkafka takes itself for shut
+# out when its session ran out while the brokers were away; two replicas of one name shut each other out, and
+# one of them has to stop.
+RENEWED_MAX = 3
+RENEWED_SECONDS = 60.0
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,6 +82,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def build(config: Config, fields: Fields) -> "KafkaSource":
     """Connects; no partition is asked for before `subscribe`. Raises ConfigError, InputError."""
     return KafkaSource(config, fields)
+
+
+class ConsumerFailed(Exception):  # noqa: N818  (no fault of anybody yet)
+    """This consumer will read nothing more: what it had may be another replica's. `renew` makes a new one."""
 
 
 class Listener(Protocol):
@@ -152,9 +164,12 @@ class KafkaSource:
         }
         if config.instance:
             options["group.instance.id"] = config.instance
+        self.options = options
         self.consumer: Consumer = kafka_client.built(Consumer, options, "source")
         self.begun: set[int] = set()
         """Partitions that are read, or paused."""
+        self.renewed: list[float] = []
+        """When the consumer was replaced, of late."""
         self.is_closed = False
 
     # The group.
@@ -162,7 +177,10 @@ class KafkaSource:
     def subscribe(self, listener: Listener) -> None:
         """Ask for a share of the partitions; `listener` hears which ones, from within `poll`."""
 
+        # What a consumer says that has been replaced is of no concern any more.
         def assigned(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            if consumer is not self.consumer:
+                return
             # Nothing is fetched before the lane is loaded and `begin` says where. Without this call the
             # client would assign by itself; a logical offset, such as the end, must never be given: its
             # answer can come late and undo a seek, and the records between would be passed over.
@@ -170,14 +188,38 @@ class KafkaSource:
             listener.assigned([each.partition for each in partitions])
 
         def revoked(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            if consumer is not self.consumer:
+                return
             listener.revoked([each.partition for each in partitions])
             self.let_go([each.partition for each in partitions])
 
         def lost(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            if consumer is not self.consumer:
+                return
             listener.lost([each.partition for each in partitions])
             self.let_go([each.partition for each in partitions])
 
         self.consumer.subscribe([self.config.topic], on_assign=assigned, on_revoke=revoked, on_lost=lost)
+
+    def renew(self, why: ConsumerFailed) -> None:
+        """A new one, without a partition; `subscribe` again. Raises InputError when this is of no use."""
+        now = time.monotonic()
+        self.renewed = [then for then in self.renewed if now - then < RENEWED_SECONDS]
+        if len(self.renewed) >= RENEWED_MAX:
+            raise InputError(
+                f"source: the brokers must let this replica stay in the group {self.config.group!r}; {why}. "
+                f"If another one has the same source.instance, {self.config.instance!r}, give each its own."
+            )
+        self.renewed.append(now)
+        old, self.consumer = self.consumer, kafka_client.built(Consumer, self.options, "source")
+        self.begun.clear()
+
+        def close() -> None:
+            with contextlib.suppress(KafkaException, RuntimeError):
+                old.close()
+
+        # Leaving needs the brokers' answer; nobody waits for it.
+        threading.Thread(target=close, name="kafka closer", daemon=True).start()
 
     def let_go(self, partitions: list[int]) -> None:
         """Read them no more."""
@@ -198,7 +240,8 @@ class KafkaSource:
     def poll(self, seconds: float) -> list[Fetch]:
         """What there is, at most `poll_rows_max` records; waits up to `seconds` for the first.
 
-        Rebalances happen within this call. Raises InputError for what trying again does not mend.
+        Rebalances happen within this call. Raises ConsumerFailed, and InputError for what trying again does
+        not mend.
         """
         try:
             first = self.consumer.poll(seconds)
@@ -215,7 +258,7 @@ class KafkaSource:
         return self.sorted_in(messages)
 
     def check(self, message: Message) -> None:
-        """An error that came in place of a record: trouble that passes by itself, or InputError."""
+        """An error that came in place of a record: trouble that passes by itself; or raises as `poll`."""
         error = message.error()
         if error is None:
             return
@@ -226,7 +269,9 @@ class KafkaSource:
                 f"adaptd stands; {text}. Records were deleted before they were read. Give the topic a longer "
                 "retention; to start anew without them choose another source.group."
             )
-        if error.fatal() or error.code() in (
+        if error.fatal() or error.code() == KafkaError._FATAL:
+            raise ConsumerFailed(text)
+        if error.code() in (
             KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.TOPIC_AUTHORIZATION_FAILED,
             KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION, KafkaError._UNKNOWN_TOPIC,
         ):  # fmt: skip
