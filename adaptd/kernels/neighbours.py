@@ -109,17 +109,31 @@ def nearest(
             part += 1
         for r in range(64):
             sums[r] = absent[b, r]
-        near = 64
-        for j in range(n_features):
-            value = query[j]
-            if is_category[j]:
+        j = 0
+        while j < n_features:
+            if j + 4 <= n_features and not np.any(is_category[j : j + 4]):
+                # Four at a time: the sums are loaded and stored once, and added to in the same order.
                 for r in range(64):
-                    sums[r] += category_distance if scaled[b, j, r] != value else np.float32(0.0)
+                    first = scaled[b, j, r] - query[j]
+                    second = scaled[b, j + 1, r] - query[j + 1]
+                    third = scaled[b, j + 2, r] - query[j + 2]
+                    fourth = scaled[b, j + 3, r] - query[j + 3]
+                    total = sums[r] + first * first
+                    total += second * second
+                    total += third * third
+                    sums[r] = total + fourth * fourth
+                j += 4
             else:
-                for r in range(64):
-                    difference = scaled[b, j, r] - value
-                    sums[r] += difference * difference
-            if j % 8 == 7:
+                value = query[j]
+                if is_category[j]:
+                    for r in range(64):
+                        sums[r] += category_distance if scaled[b, j, r] != value else np.float32(0.0)
+                else:
+                    for r in range(64):
+                        difference = scaled[b, j, r] - value
+                        sums[r] += difference * difference
+                j += 1
+            if j % 8 == 0 and j < n_features:
                 # A partial sum only grows: when all 64 are too far already the rest need not be read.
                 near = 0
                 for r in range(64):
