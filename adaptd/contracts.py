@@ -193,6 +193,9 @@ class Controller(Protocol):
         They come from a file: whatever they say, what is promised above holds.
         """
 
+    def lean(self, learners: Sequence[Habits | None], blend: Habits, part: float) -> None:
+        """As `adopt`, in the middle of a stream: go a part of the way, in what changes with a drift."""
+
     def state(self) -> State: ...
 
     def load_state(self, state: State) -> None: ...

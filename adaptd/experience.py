@@ -1,7 +1,8 @@
 """What was learned of actions: how much each saved, with which kind of learner, and what to try next.
 
 How: an action's outcome is the share of the loss that it saved against the learner it was compared with, on
-the same rows. For an action and a kind of learner
+the same rows, or 0 where it was worse, since the blend did not listen to it then. For an action and a kind of
+learner
 
     S <- fading S + outcome        W <- fading W + part        n <- fading n + 1        fading = 0.9
 
@@ -24,6 +25,8 @@ FADING = 0.9
 # Half of the usual spread of an outcome.
 WIDTH = 0.05
 ACTIONS = ("fresh", "warm", "mutate", "recall")
+# Stands for a kind where outcomes of other streams are put: they count for every one.
+ANY = "any"
 # Entries of the sums.
 SAVED, PART, OUTCOMES = range(3)
 
@@ -36,13 +39,13 @@ class Experience:
         """By action and kind: the fading sums of what was saved, of the parts, and of ones."""
 
     def note(self, action: str, kind: str, saved: float, part: float) -> None:
-        """An action with a learner of this kind has saved such a share of the loss; below 0: cost it.
+        """An action with a learner of this kind has saved such a share of the loss; below 0: it was worse.
 
         part: of the weight that it and its relative had in the end, the newcomer's.
         """
         before = self.sums[action].get(kind, [0.0, 0.0, 0.0])
-        # One freak outcome must not decide for long.
-        outcome = (min(max(saved, -1.0), 1.0), part, 1.0)
+        # Nobody listens to one that is worse: it has saved nothing, and cost nothing.
+        outcome = (min(max(saved, 0.0), 1.0), part, 1.0)
         self.sums[action][kind] = [FADING * old + new for old, new in zip(before, outcome, strict=True)]
 
     def value(self, action: str, kind: str) -> float:

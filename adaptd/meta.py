@@ -5,6 +5,7 @@ What it holds, all of it plain numbers by names of learners, kinds and actions, 
     actions   the share of the loss that each action saved, by kind of learner (`experience.py`)
     boosts    the share of the loss that each boost saved after a drift, by learner (`boosts.py`)
     trust     what the controller thought of each learner after the first `TRUST_ROWS` labelled rows, by task
+    after     the mean of what it thought `AFTER_ROWS` rows after drifts; at a drift a lane leans towards it
 
 A lane that starts fresh with `meta.path` begins from these. What it then learns itself is added to them: the
 mean over streams, each counted once. `adaptd meta export` writes a lane's, `adaptd meta merge` puts files
@@ -24,7 +25,7 @@ from adaptd import boosts
 from adaptd.checkpoint import NAME, read_checkpoint
 from adaptd.contracts import State
 from adaptd.errors import ConfigError, InputError
-from adaptd.experience import ACTIONS
+from adaptd.experience import ACTIONS, ANY
 
 if TYPE_CHECKING:
     from adaptd.engine import Lane
@@ -33,6 +34,9 @@ FORMAT = "adaptd meta-knowledge"
 VERSION = 1
 # When trust is noted: late enough to mean something, early enough to be about beginnings.
 TRUST_ROWS = 1024
+AFTER_ROWS = 256
+# How far a lane goes at a drift towards what others thought after theirs.
+LEAN = 0.6
 # Outcomes of an action that what was given counts for, at most: the new stream is to have its say soon.
 OUTCOMES_MAX = 1.0
 TRIALS_MAX = 2.0
@@ -77,27 +81,38 @@ class Knowledge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     actions: dict[str, dict[str, Mean]]
     boosts: Boosts
     trust: dict[str, Trust]
-    """By task."""
+    """After the beginnings, by task."""
+    after: dict[str, Trust]
+    """After drifts, by task."""
 
 
 # A lane's part.
 
 
 class Meta:
-    """What a lane started with, and what its controller thought after its own beginnings."""
+    """What a lane was given, and what its own controller thought after its beginnings and after drifts."""
 
     def __init__(self, given: Knowledge | None) -> None:
         self.given = given
         self.noted: Trust | None = None
+        """After the beginnings."""
+        self.after: Trust | None = None
+        """The mean after drifts."""
+        self.drifts = 0
+        """Behind that mean."""
+        self.drift_row = 0
+        """Labelled rows at the control point of the drift whose trust is still to be noted; 0: none."""
 
     def adopt(self, lane: "Lane") -> None:
         """A lane that has just been built begins with what it was given."""
         if self.given is None:
             return
         for action, kinds in self.given.actions.items():
-            for kind, mean in kinds.items():
-                n = min(mean.outcomes, OUTCOMES_MAX)
-                lane.strategy.experience.sums[action][kind] = [mean.saved * n, mean.part * n, n]
+            if outcomes := sum(mean.outcomes for mean in kinds.values()):
+                # Which kind gains most from an action is a matter of the stream; which action, less so.
+                known = weighted([(mean.outcomes, [mean.saved, mean.part]) for mean in kinds.values()])
+                n = min(outcomes, OUTCOMES_MAX)
+                lane.strategy.experience.sums[action][ANY] = [known[0] * n, known[1] * n, n]
         if [tuple(arm) for arm in self.given.boosts.arms] == list(boosts.ARMS):
             for name, gains in self.given.boosts.gains.items():
                 n = min(self.given.boosts.trials[name], TRIALS_MAX)
@@ -105,28 +120,57 @@ class Meta:
                 best = int(sums[:-1].argmax())
                 lane.boosts.gains[name] = sums
                 lane.boosts.arms[name] = best if sums[best] > boosts.GAIN_MIN * (n + 1.0) else 0
-        trust = self.given.trust.get(lane.layout.task)
-        if trust is not None and trust.controller == lane.config.controller["kind"]:
-            learners = [trust.learners.get(name) for name in lane.pool.names]
-            lane.controller.adopt(learners, trust.blend)
+        trust = fitting(self.given.trust, lane)
+        if trust is not None:
+            lane.controller.adopt([trust.learners.get(name) for name in lane.pool.names], trust.blend)
 
     def review(self, lane: "Lane") -> None:
-        """A control point: note the trust, once."""
-        if self.noted is None and lane.learned >= TRUST_ROWS:
-            n = lane.strategy.n_learners
-            learners, blend = lane.controller.habits(n)
-            named = dict(zip(lane.pool.names[:n], learners, strict=True))
-            self.noted = Trust(lane.config.controller["kind"], 1.0, named, blend)
+        """A control point: lean on what was given after a drift, and note what the controller thinks."""
+        row = lane.learned
+        if self.noted is None and row >= TRUST_ROWS:
+            self.noted = thought(lane)
+        if lane.drifted:
+            self.drift_row = row
+            known = None if self.given is None else fitting(self.given.after, lane)
+            # A concept that has just come back has brought its own trust.
+            if known is not None and lane.strategy.memory.recalled_row != row:
+                learners = [known.learners.get(name) for name in lane.pool.names]
+                lane.controller.lean(learners, known.blend, LEAN)
+        elif self.drift_row and row - self.drift_row >= AFTER_ROWS:
+            now, before = thought(lane), self.after
+            if before is not None:
+                now = mean_trust([msgspec.structs.replace(before, streams=float(self.drifts)), now])
+            self.after = msgspec.structs.replace(now, streams=1.0)
+            self.drifts, self.drift_row = self.drifts + 1, 0
 
     def state(self) -> State:
         return {
             "given": None if self.given is None else msgspec.to_builtins(self.given),
             "noted": None if self.noted is None else msgspec.to_builtins(self.noted),
+            "after": None if self.after is None else msgspec.to_builtins(self.after),
+            "drifts": self.drifts,
+            "drift_row": self.drift_row,
         }
 
     def load_state(self, state: State) -> None:
         self.given = None if state["given"] is None else msgspec.convert(state["given"], Knowledge)
         self.noted = None if state["noted"] is None else msgspec.convert(state["noted"], Trust)
+        self.after = None if state["after"] is None else msgspec.convert(state["after"], Trust)
+        self.drifts, self.drift_row = state["drifts"], state["drift_row"]
+
+
+def fitting(known: dict[str, Trust], lane: "Lane") -> Trust | None:
+    """What was known for the lane's task and under its controller."""
+    trust = known.get(lane.layout.task)
+    return trust if trust is not None and trust.controller == lane.config.controller["kind"] else None
+
+
+def thought(lane: "Lane") -> Trust:
+    """What the lane's controller thinks now of the configured learners."""
+    n = lane.strategy.n_learners
+    learners, blend = lane.controller.habits(n)
+    named = dict(zip(lane.pool.names[:n], learners, strict=True))
+    return Trust(lane.config.controller["kind"], 1.0, named, blend)
 
 
 # Files.
@@ -204,35 +248,33 @@ def of_checkpoint(directory: str) -> Knowledge:
 
 def of_state(state: State) -> Knowledge:
     """What the lane has learned that `state` was taken from, what it was given included."""
+    meta, task = Meta(None), state["layout"]["task"]
+    meta.load_state(state["meta"])
     actions = {
-        action: {kind: Mean(saved / n, part / n, n) for kind, (saved, part, n) in kinds.items() if n}
+        action: {
+            kind: Mean(saved / n, part / n, n)
+            for kind, (saved, part, n) in kinds.items()
+            if n and kind != ANY
+        }
         for action, kinds in state["strategy"]["experience"].items()
     }
+    if meta.given is not None:
+        actions = mean_of_actions([meta.given.actions, actions])
     gains = {name: sums for name, sums in state["boosts"]["gains"].items() if sums[-1]}
     own = Boosts(
         list(boosts.ARMS),
         {name: (sums[:-1] / sums[-1]).tolist() for name, sums in gains.items()},
         {name: float(sums[-1]) for name, sums in gains.items()},
     )
-    meta = Meta(None)
-    meta.load_state(state["meta"])
-    trust = {} if meta.given is None else dict(meta.given.trust)
-    if meta.noted is not None:
-        task = state["layout"]["task"]
-        trust[task] = mean_trust([*([trust[task]] if task in trust else []), meta.noted])
-    return Knowledge(FORMAT, VERSION, actions, own, trust)
+    trust, after = ({}, {}) if meta.given is None else (dict(meta.given.trust), dict(meta.given.after))
+    for known, noted in ((trust, meta.noted), (after, meta.after)):
+        if noted is not None:
+            known[task] = mean_trust([*([known[task]] if task in known else []), noted])
+    return Knowledge(FORMAT, VERSION, actions, own, trust, after)
 
 
 def merged(parts: list[Knowledge]) -> Knowledge:
     """The mean of several, each weighted by what is behind it."""
-    actions: dict[str, dict[str, Mean]] = {}
-    for action in ACTIONS:
-        kinds = dict.fromkeys(kind for part in parts for kind in part.actions.get(action, {}))
-        actions[action] = {}
-        for kind in kinds:
-            means = [part.actions[action][kind] for part in parts if kind in part.actions.get(action, {})]
-            saved, part = weighted([(mean.outcomes, [mean.saved, mean.part]) for mean in means])
-            actions[action][kind] = Mean(saved, part, sum(mean.outcomes for mean in means))
     arms = parts[0].boosts.arms
     boosted = [part.boosts for part in parts if part.boosts.arms == arms]
     names = dict.fromkeys(name for part in boosted for name in part.gains)
@@ -242,9 +284,30 @@ def merged(parts: list[Knowledge]) -> Knowledge:
         for name, parts in of_names.items()
     }
     trials = {name: sum(part.trials[name] for part in parts) for name, parts in of_names.items()}
-    tasks = dict.fromkeys(task for part in parts for task in part.trust)
-    trust = {task: mean_trust([part.trust[task] for part in parts if task in part.trust]) for task in tasks}
-    return Knowledge(FORMAT, VERSION, actions, Boosts(arms, gains, trials), trust)
+    trust = mean_of_tasks([part.trust for part in parts])
+    after = mean_of_tasks([part.after for part in parts])
+    actions = mean_of_actions([part.actions for part in parts])
+    return Knowledge(FORMAT, VERSION, actions, Boosts(arms, gains, trials), trust, after)
+
+
+def mean_of_actions(parts: list[dict[str, dict[str, Mean]]]) -> dict[str, dict[str, Mean]]:
+    """By action and kind; each part counts with its outcomes."""
+    actions: dict[str, dict[str, Mean]] = {}
+    for action in ACTIONS:
+        of_kinds: dict[str, list[Mean]] = {}
+        for part in parts:
+            for kind, mean in part.get(action, {}).items():
+                of_kinds.setdefault(kind, []).append(mean)
+        actions[action] = {}
+        for kind, means in of_kinds.items():
+            saved, share = weighted([(mean.outcomes, [mean.saved, mean.part]) for mean in means])
+            actions[action][kind] = Mean(saved, share, sum(mean.outcomes for mean in means))
+    return actions
+
+
+def mean_of_tasks(parts: list[dict[str, Trust]]) -> dict[str, Trust]:
+    tasks = dict.fromkeys(task for part in parts for task in part)
+    return {task: mean_trust([part[task] for part in parts if task in part]) for task in tasks}
 
 
 def mean_trust(parts: list[Trust]) -> Trust:

@@ -29,12 +29,12 @@ def habits(arrays: dict[str, np.ndarray], n: int) -> list[Habits]:
     return [{name: array[k].ravel().tolist() for name, array in arrays.items()} for k in range(n)]
 
 
-def adopt(arrays: dict[str, np.ndarray], entries: Sequence[Habits | None]) -> None:
-    """Write what `habits` gave into the entries of the arrays; None, or what does not fit, is left out."""
+def adopt(arrays: dict[str, np.ndarray], entries: Sequence[Habits | None], part: float = 1.0) -> None:
+    """Move the entries of the arrays by `part` to what `habits` gave; not if that is None or does not fit."""
     for name, array in arrays.items():
         for k, known in enumerate(entries[: len(array)]):
             if known is not None and len(known.get(name, ())) == array[k].size:
-                array[k] = np.reshape(known[name], array[k].shape)
+                array[k] += part * (np.reshape(known[name], array[k].shape) - array[k])
 
 
 def enlarged(array: np.ndarray, shape: tuple[int, ...], fill: float = 0.0) -> np.ndarray:

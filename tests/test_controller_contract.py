@@ -476,7 +476,10 @@ def test_habits_from_anywhere_break_no_promise(kind, task, number):
     learners, blend = teacher.habits(len(predictions))
     wrong = [{name: [number] * len(values) for name, values in each.items()} for each in learners]
     controller = make(kind, task)
-    controller.adopt([*wrong[:-1], None], {name: [number] * len(values) for name, values in blend.items()})
+    wrong_blend = {name: [number] * len(values) for name, values in blend.items()}
+    controller.adopt([*wrong[:-1], None], wrong_blend)
+    walk(controller, (predictions, y, op, weight))
+    controller.lean([*wrong[:-1], None], wrong_blend, 0.5)
     out = walk(controller, (predictions, y, op, weight))
     said = (op & PREDICT) != 0
     assert np.isfinite(out[said]).all()
@@ -491,8 +494,9 @@ def test_what_a_controller_came_to_think_another_can_begin_with(kind, task):
     teacher = make(kind, task, 3)
     walk(teacher, labelled(*logged(task, skills)))
     plain, taught = make(kind, task, 3), make(kind, task, 3)
-    taught.adopt(*teacher.habits(3))
-    if kind != "champion":
+    learners, blend = teacher.habits(3)
+    taught.adopt(learners, blend)
+    if any(learners):
         best = int(np.argmax(teacher.weights()))
         assert taught.weights()[best] > plain.weights()[best]
 

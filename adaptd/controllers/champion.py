@@ -125,6 +125,9 @@ class Champion:
     def adopt(self, learners: Sequence[Habits | None], blend: Habits) -> None:
         pass
 
+    def lean(self, learners: Sequence[Habits | None], blend: Habits, part: float) -> None:
+        pass
+
     def state(self) -> State:
         return {**pack(self, self._names), "title": self.title.state()}
 

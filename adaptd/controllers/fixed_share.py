@@ -149,7 +149,10 @@ class FixedShare:
         return habits({"shares": self.shares}, n), {}
 
     def adopt(self, learners: Sequence[Habits | None], blend: Habits) -> None:
-        adopt({"shares": self.shares}, learners)
+        self.lean(learners, blend, 1.0)
+
+    def lean(self, learners: Sequence[Habits | None], blend: Habits, part: float) -> None:
+        adopt({"shares": self.shares}, learners, part)
         self.shares = normalised(np.maximum(self.shares, 0.0), self.set_aside)
 
     def state(self) -> State:

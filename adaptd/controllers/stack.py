@@ -54,6 +54,8 @@ SQUARES_START = 0.01
 # What is adopted from other streams: greatest weight, and rows that it counts for in a confidence map.
 WEIGHT_ADOPTED_MAX = 3.0
 MAP_ROWS_ADOPTED = 30.0
+# What is leaned on after a drift: of weights and maps the stream itself knows more by then.
+LEANING = ("exponents", "shares", "past")
 
 Rate = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Fading = Annotated[float, msgspec.Meta(ge=0.9, lt=1.0)]
@@ -224,22 +226,27 @@ class ClassStack:
         return habits(self._of_each(), n), {"top": self.top.tolist()}
 
     def adopt(self, learners: Sequence[Habits | None], blend: Habits) -> None:
-        n = len(self.shares)
-        adopt(self._of_each(), learners[:n])
-        adopt({"top": self.top[None]}, [blend])
+        adopt(self._of_each(), learners[: len(self.shares)])
         np.clip(self.w, -WEIGHT_ADOPTED_MAX, WEIGHT_ADOPTED_MAX, out=self.w)
         np.maximum(self.v, 1e-4, out=self.v)
-        np.clip(self.exponents, EXPONENT_MIN, EXPONENT_MAX, out=self.exponents)
         np.clip(self.maps[:, 0], 0.0, 1.0, out=self.maps[:, 0])
         # So that this stream's own rows soon count for more.
         np.clip(self.maps[:, 1], 0.0, MAP_ROWS_ADOPTED, out=self.maps[:, 1])
         np.maximum(self.spread, 0.0, out=self.spread)
+        both = np.zeros(2, np.bool_)
+        self.map_shares = np.stack([normalised(np.maximum(pair, 0.0), both) for pair in self.map_shares])
+        self.lean(learners, blend, 1.0)
+
+    def lean(self, learners: Sequence[Habits | None], blend: Habits, part: float) -> None:
+        n = len(self.shares)
+        each = {name: of for name, of in self._of_each().items() if name in LEANING}
+        adopt(each, learners[:n], part)
+        adopt({"top": self.top[None]}, [blend], part)
+        np.clip(self.exponents, EXPONENT_MIN, EXPONENT_MAX, out=self.exponents)
         nobody = np.zeros(n, np.bool_)
         self.shares = normalised(np.maximum(self.shares, 0.0), nobody)
         self.past = normalised(np.maximum(self.past, 0.0), nobody)
         self.top = normalised(np.maximum(self.top, 0.0), np.zeros(len(self.top), np.bool_))
-        both = np.zeros(2, np.bool_)
-        self.map_shares = np.stack([normalised(np.maximum(pair, 0.0), both) for pair in self.map_shares])
 
     def state(self) -> State:
         return {**pack(self, self._names), "title": self.title.state()}
@@ -340,15 +347,14 @@ class NumberStack:
         self.top = trust["top"].copy()
 
     def habits(self, n: int) -> tuple[list[Habits], Habits]:
-        return habits({"w": self.w.T, "shares": self.shares}, n), {"top": self.top.tolist()}
+        # Weights and shares of other streams were no better to begin with than none.
+        return [{} for _ in range(n)], {}
 
     def adopt(self, learners: Sequence[Habits | None], blend: Habits) -> None:
-        n = len(self.shares)
-        adopt({"w": self.w.T, "shares": self.shares}, learners[:n])
-        adopt({"top": self.top[None]}, [blend])
-        np.clip(self.w, -WEIGHT_ADOPTED_MAX, WEIGHT_ADOPTED_MAX, out=self.w)
-        self.shares = normalised(np.maximum(self.shares, 0.0), np.zeros(n, np.bool_))
-        self.top = normalised(np.maximum(self.top, 0.0), np.zeros(len(self.top), np.bool_))
+        pass
+
+    def lean(self, learners: Sequence[Habits | None], blend: Habits, part: float) -> None:
+        pass
 
     def state(self) -> State:
         return {**pack(self, self._names), "title": self.title.state()}
