@@ -221,7 +221,7 @@ class Lane:
         answers = self.answers(rows, source, said, Beside(tuple(self.pool.names), parts, given), late)
         if late is not None:
             asked = self.rows + np.cumsum((op & PREDICT) != 0)
-            self.delays += (asked - self.labels.row[slot])[late.is_late].tolist()
+            self.delays += (asked[late.is_late] - self.labels.row[slot[late.is_late]]).tolist()
         self.rows += len(answers.ids)
         self.remember_first_rows(x, y, op, weight, blend)
         self.strategy.observe(self.layout, x, lags, predictions, blend, y, op, weight)
