@@ -173,19 +173,29 @@ def _evidence(row, parameters, starts, classes, class_numbers, all_numbers, coun
             for k in range(n_classes):
                 usual = (totals[k, j] + 0.5) / (total + 0.5 * n_classes)
                 evidence[k] += math.log(counts[k, place] / usual + parameters[5])
-        elif all_numbers[j, 2] > 0.0:
+    # Class by class, as the numbers of a class lie side by side.
+    for k in range(n_classes):
+        # Variances are multiplied, and one logarithm is taken of many.
+        product, distance = 1.0, 0.0
+        for j in range(row.size):
+            if np.isnan(row[j]) or starts[j + 1] > starts[j] or not all_numbers[j, 2] > 0.0:
+                continue
             value = min(max(row[j], -LARGEST), LARGEST)
-            for k in range(n_classes):
-                n = class_numbers[k, j, 0]
-                # What little the class knows of the feature stands beside what all classes know of it.
-                own = n / (n + shrinkage) if n > 0.0 else 0.0
-                mean = all_numbers[j, 1] + own * (class_numbers[k, j, 1] - all_numbers[j, 1])
-                variance = own * class_numbers[k, j, 2] + (1.0 - own) * all_numbers[j, 2]
-                variance = max(variance, parameters[3] * all_numbers[j, 2])
-                distance = (value - mean) / math.sqrt(variance)
-                # Beyond 20 standard deviations a value says no more: it is an outlier for every class.
-                distance = min(max(distance, -20.0), 20.0)
-                evidence[k] -= 0.5 * (math.log(variance) + distance * distance)
+            n = class_numbers[k, j, 0]
+            # What little the class knows of the feature stands beside what all classes know of it.
+            own = n / (n + shrinkage) if n > 0.0 else 0.0
+            mean = all_numbers[j, 1] + own * (class_numbers[k, j, 1] - all_numbers[j, 1])
+            variance = own * class_numbers[k, j, 2] + (1.0 - own) * all_numbers[j, 2]
+            variance = max(variance, parameters[3] * all_numbers[j, 2])
+            # Beyond 20 standard deviations a value says no more: it is an outlier for every class.
+            difference = value - mean
+            distance += min(difference * difference / variance, 400.0)
+            if 1e-150 < product * variance < 1e150:
+                product *= variance
+            else:
+                distance += math.log(product) + math.log(variance)
+                product = 1.0
+        evidence[k] -= 0.5 * (distance + math.log(product))
     total = 0.0
     seen = 0
     for k in range(n_classes):
