@@ -7,8 +7,8 @@ learner
     S <- fading S + outcome        W <- fading W + part        n <- fading n + 1        fading = 0.9
 
 where part is the newcomer's, in the end, of the weight that it and its relative have: so much of it the next
-one begins with, W / (n + 1), which is 0 while nothing is known. What is expected of an action is optimistic
-while it has hardly been tried:
+one begins with, W / (n + 1), which is 0 while nothing is known here or given from elsewhere. What is expected
+of an action is optimistic while it has hardly been tried:
 
     value = S / (n + 1) + WIDTH sqrt(log(2 + all trials) / (n + 1))
 
@@ -25,8 +25,6 @@ FADING = 0.9
 # Half of the usual spread of an outcome.
 WIDTH = 0.05
 ACTIONS = ("fresh", "warm", "mutate", "recall")
-# Stands for a kind where outcomes of other streams are put: they count for every one.
-ANY = "any"
 # Entries of the sums.
 SAVED, PART, OUTCOMES = range(3)
 
@@ -37,6 +35,8 @@ class Experience:
     def __init__(self) -> None:
         self.sums: dict[str, dict[str, list[float]]] = {action: {} for action in ACTIONS}
         """By action and kind: the fading sums of what was saved, of the parts, and of ones."""
+        self.given: dict[str, float] = {}
+        """By action, the part that newcomers came to have on other streams."""
 
     def note(self, action: str, kind: str, saved: float, part: float) -> None:
         """An action with a learner of this kind has saved such a share of the loss; below 0: it was worse.
@@ -62,15 +62,17 @@ class Experience:
         """What is expected, and the outcomes of this very kind."""
         own = self.sums[action].get(kind, [0.0, 0.0, 0.0])
         total = [sum(sums[i] for sums in self.sums[action].values()) for i in (of, OUTCOMES)]
-        others = total[0] / (total[1] + 1.0)
+        # What an action saved elsewhere says nothing of here: it does not speak in the choice.
+        given = self.given.get(action, 0.0) if of == PART else 0.0
+        others = (total[0] + given) / (total[1] + 1.0)
         return (own[of] + others) / (own[OUTCOMES] + 1.0), own[OUTCOMES]
 
     def state(self) -> State:
-        return {
-            action: {kind: list(sums) for kind, sums in kinds.items()} for action, kinds in self.sums.items()
-        }
+        sums = {action: {kind: list(of) for kind, of in kinds.items()} for action, kinds in self.sums.items()}
+        return {"sums": sums, "given": dict(self.given)}
 
     def load_state(self, state: State) -> None:
         self.sums = {
-            action: {kind: list(sums) for kind, sums in kinds.items()} for action, kinds in state.items()
+            action: {kind: list(of) for kind, of in kinds.items()} for action, kinds in state["sums"].items()
         }
+        self.given = dict(state["given"])

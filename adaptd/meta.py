@@ -2,7 +2,8 @@
 
 What it holds, all of it plain numbers by names of learners, kinds and actions, nothing of any row:
 
-    actions   the share of the loss that each action saved, by kind of learner (`experience.py`)
+    actions   the share of the loss that each action saved, by kind of learner, and the part of the weight
+              that its newcomers came to have (`experience.py`): a lane lets its own begin with that part
     boosts    the share of the loss that each boost saved after a drift, by learner (`boosts.py`)
     trust     what the controller thought of each learner after the first `TRUST_ROWS` labelled rows, by task
     after     the mean of what it thought `AFTER_ROWS` rows after drifts; at a drift a lane leans towards it
@@ -25,7 +26,7 @@ from adaptd import boosts
 from adaptd.checkpoint import NAME, read_checkpoint
 from adaptd.contracts import State
 from adaptd.errors import ConfigError, InputError
-from adaptd.experience import ACTIONS, ANY
+from adaptd.experience import ACTIONS
 
 if TYPE_CHECKING:
     from adaptd.engine import Lane
@@ -37,8 +38,7 @@ TRUST_ROWS = 1024
 AFTER_ROWS = 256
 # How far a lane goes at a drift towards what others thought after theirs.
 LEAN = 0.6
-# Outcomes of an action that what was given counts for, at most: the new stream is to have its say soon.
-OUTCOMES_MAX = 1.0
+# Trials of boosts that what was given counts for, at most: the new stream is to have its say soon.
 TRIALS_MAX = 2.0
 BYTES_MAX = 10_000_000
 
@@ -108,11 +108,9 @@ class Meta:
         if self.given is None:
             return
         for action, kinds in self.given.actions.items():
-            if outcomes := sum(mean.outcomes for mean in kinds.values()):
-                # Which kind gains most from an action is a matter of the stream; which action, less so.
-                known = weighted([(mean.outcomes, [mean.saved, mean.part]) for mean in kinds.values()])
-                n = min(outcomes, OUTCOMES_MAX)
-                lane.strategy.experience.sums[action][ANY] = [known[0] * n, known[1] * n, n]
+            if kinds:
+                part = weighted([(mean.outcomes, [mean.part]) for mean in kinds.values()])[0]
+                lane.strategy.experience.given[action] = part
         if [tuple(arm) for arm in self.given.boosts.arms] == list(boosts.ARMS):
             for name, gains in self.given.boosts.gains.items():
                 n = min(self.given.boosts.trials[name], TRIALS_MAX)
@@ -251,12 +249,8 @@ def of_state(state: State) -> Knowledge:
     meta, task = Meta(None), state["layout"]["task"]
     meta.load_state(state["meta"])
     actions = {
-        action: {
-            kind: Mean(saved / n, part / n, n)
-            for kind, (saved, part, n) in kinds.items()
-            if n and kind != ANY
-        }
-        for action, kinds in state["strategy"]["experience"].items()
+        action: {kind: Mean(saved / n, part / n, n) for kind, (saved, part, n) in kinds.items() if n}
+        for action, kinds in state["strategy"]["experience"]["sums"].items()
     }
     if meta.given is not None:
         actions = mean_of_actions([meta.given.actions, actions])

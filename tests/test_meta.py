@@ -9,7 +9,6 @@ import pytest
 
 from adaptd import cli, meta
 from adaptd.errors import ConfigError, InputError
-from adaptd.experience import ACTIONS
 from adaptd.numerics import same_state
 from tests import streams
 from tests.lanes import SMALL_POOL, Bench
@@ -77,15 +76,13 @@ def test_a_stop_leaves_no_trace_of_what_was_given_and_noted(path, stop):
     assert same_state(whole.lane.state(), second.lane.state())
 
 
-def test_what_saved_most_elsewhere_is_done_first(path):
-    actions = {action: {"hoeffding_tree": meta.Mean(-0.5, 0.0, 5.0)} for action in ACTIONS}
-    actions["warm"]["hoeffding_tree"] = meta.Mean(0.5, 0.0, 5.0)
-    knowledge = msgspec.structs.replace(meta.read(path), actions=actions)
-    other = pathlib.Path(path).with_name("warm.json")
-    meta.write(str(other), knowledge)
-    pool = {"tree": {"kind": "hoeffding_tree"}, "prior": {"kind": "prior"}}
-    bench = Bench(told(str(other)), pool).feed(reversals(2, 1700))
-    assert bench.events("challenger_raised")[0][1]["action"] == "warm"
+def test_newcomers_begin_with_the_part_that_they_came_to_have_elsewhere(path):
+    given = Bench(told(path), POOL).lane.strategy.experience
+    assert Bench(learners=POOL).lane.strategy.experience.part("fresh", "linear") == 0.0
+    means = meta.read(path).actions["fresh"].values()
+    assert min(m.part for m in means) <= given.part("fresh", "linear") <= max(m.part for m in means)
+    given.note("fresh", "linear", 0.1, 1.0)
+    assert given.part("fresh", "linear") > given.part("fresh", "mlp") > 0.0
 
 
 def test_after_a_drift_a_lane_leans_on_what_others_thought_after_theirs(path):
