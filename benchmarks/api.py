@@ -109,7 +109,8 @@ def load(
     """`rate` requests a second, each sent when it is due or as soon as a connection is free after that."""
     head = f"POST /api/v1/predict HTTP/1.1\r\nHost: {listen}\r\nContent-Type: application/json\r\n"
     message = head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
-    free = [Connection(listen) for _ in range(CONNECTIONS)]
+    # In turns: the daemon closes a connection that says nothing for some seconds.
+    free = collections.deque(Connection(listen) for _ in range(CONNECTIONS))
     busy: set[Connection] = set()
     times: list[float] = []
     codes: collections.Counter[int] = collections.Counter()
@@ -117,7 +118,7 @@ def load(
     while len(times) < number:
         due = begun + sent / rate
         while free and sent < number and due <= time.perf_counter():
-            connection = free.pop()
+            connection = free.popleft()
             connection.ask(message, due)
             busy.add(connection)
             sent += 1
