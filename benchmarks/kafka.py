@@ -2,8 +2,8 @@
 
 Measured: `speed`, CPU time (user and system) of adaptd's process over all rows, its start taken off, JSON
 from topic to topic with exactly-once delivery, beside the same rows on a pipe in the same minutes. `burst`,
-lag and resident memory while rows are read that were written at once. `replicas`, wall time of one and of
-two replicas with `pool.threads = 1`, from the rows' being written to four partitions until all are read.
+lag and resident memory while rows are read that were written at once. `replicas`, rows a second of one and of
+two replicas with `pool.threads = 1` and four partitions, over the same middle stretch of rows written before.
 Not measured: the broker's own work, and a network. Why to doubt it: the broker shares the machine with the
 replicas, so on two processors wall times and the gain of a second replica are lower bounds; the rows are
 easy (10 numbers, two classes), and the default pool costs more with more features.
@@ -23,12 +23,16 @@ import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), ".."))
 
+from confluent_kafka import Consumer, TopicPartition
+
 from benchmarks.throughput import measured, write_rows
 from tests.broker import Broker, running
 from tests.groups import Group, Replica, wait_until
 
 WAIT_SECONDS = 1800.0
 LINEAR = {"linear": {"kind": "linear"}}
+# The stretch over which replicas are compared, as shares of all rows.
+FROM, TO = 0.2, 0.95
 
 
 def lines_of(folder: pathlib.Path, rows: int) -> tuple[str, list[bytes]]:
@@ -101,24 +105,51 @@ def burst(broker: Broker, folder: pathlib.Path, rows: int) -> None:
 
 def replicas(broker: Broker, folder: pathlib.Path, rows: int, rounds: int) -> None:
     _, lines = lines_of(folder, rows)
-    seconds: dict[int, list[float]] = {1: [], 2: []}
+    speeds: dict[int, list[float]] = {1: [], 2: []}
     for k, n in enumerate([1, 2] * rounds):
         topic = broker.create(f"shared-{k}", 4)
         with group(broker, folder, f"group-{k}", topic, 4, {}) as made:
             running_here = [made.start(f"r{number}", static=False) for number in range(n)]
 
             def is_shared(found: list[Replica] = running_here) -> bool:
-                return all(4 // len(found) <= len(owned(replica)) for replica in found)
+                return all(len(owned(replica)) == 4 // len(found) for replica in found)
 
             wait_until(is_shared, "the partitions are not shared", WAIT_SECONDS)
-            begun = time.monotonic()
             for partition in range(4):
                 broker.produce(topic, lines[partition::4], partition)
-            made.caught_up(WAIT_SECONDS)
-            seconds[n].append(time.monotonic() - begun)
+            # Between two moments at which all lanes are at work, whatever was loaded or compiled before.
+            done, begun, used_then = reached(made, rows * FROM, running_here)
+            end, ended, used = reached(made, rows * TO, running_here)
+            seconds = ended - begun
+            speeds[n].append((end - done) / seconds)
+            shares = ", ".join(
+                f"{(now - then) / seconds:.2f}" for now, then in zip(used, used_then, strict=True)
+            )
             made.stop()
-        print(f"{n} replica(s), {rows:,} rows, default pool: {seconds[n][-1]:.1f} s", flush=True)
-    print(f"two against one: {statistics.median(seconds[1]) / statistics.median(seconds[2]):.2f} times")
+        print(f"{n} replica(s), default pool: {speeds[n][-1]:,.0f} rows a second; of a processor the broker "
+              f"and each replica take {shares}", flush=True)  # fmt: skip
+    print(f"two against one: {statistics.median(speeds[2]) / statistics.median(speeds[1]):.2f} times")
+
+
+def reached(made: Group, rows: float, found: list[Replica]) -> tuple[int, float, list[float]]:
+    """Once so many rows are committed: how many, when, and CPU seconds of the broker and the replicas."""
+    client = Consumer({"bootstrap.servers": made.broker.servers, "group.id": made.name})
+    asked = [TopicPartition(made.rows, partition) for partition in range(made.partitions)]
+    try:
+        while True:
+            done = sum(max(0, each.offset) for each in client.committed(asked, timeout=30))
+            if done >= rows:
+                pids = [made.broker.process.pid, *(replica.process.pid for replica in found)]
+                return done, time.monotonic(), [cpu_seconds_of(pid) for pid in pids]
+            time.sleep(0.05)
+    finally:
+        client.close()
+
+
+def cpu_seconds_of(pid: int) -> float:
+    with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+        user, system = file.read().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def owned(replica: Replica) -> set[int]:
