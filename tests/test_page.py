@@ -78,7 +78,10 @@ def test_the_page_shows_what_the_api_says(page, daemon):
     assert figures[2] == status["champion"]
     assert number(figures[3]) == status["drifts"] >= 1
     assert "Drift detected" in page.inner_text("#journal")
-    assert page.locator("#score .series path").count() == len(learners) + 1
+    # A learner that has just come to its place is drawn with the next point of the history.
+    page.wait_for_function(
+        "n => document.querySelectorAll('#score .series path').length === n", arg=len(learners) + 1
+    )
 
 
 def test_rows_that_come_move_the_page_without_a_reload(page, daemon):
@@ -131,7 +134,11 @@ def test_a_chart_can_be_read_as_a_table(page, daemon):
     # Those of the configuration, and concepts that are remembered.
     names = [one["name"] for one in daemon.get("/api/v1/learners")["learners"]]
     assert names[: len(served.POOL)] == list(served.POOL)
-    assert table.locator("thead th").all_inner_texts() == ["time", *names, "blend"]
+    # The table is written anew when the next point of the history has all of them.
+    page.wait_for_function(
+        "names => document.querySelector('#score table thead').innerText.split(/\\s+/).join() === names",
+        arg=",".join(["time", *names, "blend"]),
+    )
     assert 1 <= table.locator("tbody tr").count() <= 26
 
 
@@ -149,7 +156,8 @@ def test_a_learner_is_lifted_out_and_let_go(page):
 def test_text_is_legible_and_nothing_is_wider_than_the_window(page, width, scheme):
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # Charts take the new width when the browser has laid out the rest.
+    page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width)
     assert page.evaluate(CONTRAST) == []
 
 
