@@ -68,6 +68,11 @@ def number(text: str) -> float:
     return float(re.sub(r"[^\d.]", "", text))
 
 
+def wait_for_curves(page, n: int) -> None:
+    """A learner that has just come to its place is drawn with the next point of the history."""
+    page.wait_for_function("n => document.querySelectorAll('#score .series path').length === n", arg=n)
+
+
 def test_the_page_shows_what_the_api_says(page, daemon):
     learners = daemon.get("/api/v1/learners")["learners"]
     rows = page.locator("#learners tbody tr")
@@ -78,10 +83,7 @@ def test_the_page_shows_what_the_api_says(page, daemon):
     assert figures[2] == status["champion"]
     assert number(figures[3]) == status["drifts"] >= 1
     assert "Drift detected" in page.inner_text("#journal")
-    # A learner that has just come to its place is drawn with the next point of the history.
-    page.wait_for_function(
-        "n => document.querySelectorAll('#score .series path').length === n", arg=len(learners) + 1
-    )
+    wait_for_curves(page, len(learners) + 1)
 
 
 def test_rows_that_come_move_the_page_without_a_reload(page, daemon):
@@ -129,16 +131,14 @@ def test_everything_is_reached_by_the_tab_key_and_has_a_name(page):
 
 
 def test_a_chart_can_be_read_as_a_table(page, daemon):
-    page.locator("#score summary").click()
-    table = page.locator("#score table")
     # Those of the configuration, and concepts that are remembered.
     names = [one["name"] for one in daemon.get("/api/v1/learners")["learners"]]
     assert names[: len(served.POOL)] == list(served.POOL)
-    # The table is written anew when the next point of the history has all of them.
-    page.wait_for_function(
-        "names => document.querySelector('#score table thead').innerText.split(/\\s+/).join() === names",
-        arg=",".join(["time", *names, "blend"]),
-    )
+    wait_for_curves(page, len(names) + 1)
+    page.locator("#score summary").click()
+    page.wait_for_selector("#score table tbody tr")
+    table = page.locator("#score table")
+    assert table.locator("thead th").all_inner_texts() == ["time", *names, "blend"]
     assert 1 <= table.locator("tbody tr").count() <= 26
 
 
