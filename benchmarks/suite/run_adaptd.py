@@ -48,7 +48,8 @@ def prepare() -> None:
 def run(
     stream: Stream, options: dict[str, Any], said: Said, progress: Callable[[int], None]
 ) -> dict[str, Any]:
-    assignments = ["pool.threads=1", *options["set"]]
+    # Peers know the task by which of their classes is taken; whole numbers may be either.
+    assignments = ["pool.threads=1", f"schema.task={stream.task}", *options["set"]]
     config = configuration.load(None, assignments)
     journal = Journal(None)
     lane = Lane(config, events.Events(SystemClock(), io.StringIO(), journal))
@@ -62,13 +63,12 @@ def run(
         answers = lane.process(rows)
         seconds += time.process_time() - started
         for part in answers:
-            # Before the task was certain another one may have been answered.
-            if part.task == stream.task == "classification":
+            if stream.task == "classification":
                 if len(places) < part.values.shape[1]:
                     spelled = [json.loads(text) for text in lane.classes.spellings]
                     places = np.array([codes[str(text)] for text in spelled], int)
                 said.probabilities(done, part.values, places)
-            elif part.task == stream.task == "regression" and part.values.shape[1]:
+            else:
                 said.numbers(done, part.values[:, 0])
             done += len(part.ids)
         progress(done)
@@ -83,7 +83,6 @@ def run(
         "drifts": found,
         "warnings": lane.counts["warnings"],
         "learners": {name: lane.scores.cumulative(index).get(loss) for name, index in places_of.items()},
-        "task_found": lane.layout.task,
     }
     if "meta" in options:
         meta.write(str(pathlib.Path(options["meta"]) / f"{stream.name}.json"), meta.of_state(lane.state()))
