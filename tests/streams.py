@@ -20,6 +20,17 @@ def classes(n: int, seed: int = 0, drift_at: int = 0) -> list[dict]:
     return records
 
 
+def reversals(times: int, stretch: int) -> list[dict]:
+    """The rule is turned round every `stretch` rows."""
+    records = []
+    for k in range(times):
+        for record in classes(stretch, seed=k):
+            if k % 2:
+                record["y"] = {"up": "down", "down": "up"}[record["y"]]
+            records.append({**record, "id": len(records)})
+    return records
+
+
 def numbers(n: int, seed: int = 0) -> list[dict]:
     """Flat records whose target is a number."""
     rng = np.random.default_rng(seed)

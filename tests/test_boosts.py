@@ -14,24 +14,13 @@ POOL = {"tree": {"kind": "hoeffding_tree"}, "linear": {"kind": "linear"}}
 ALONE = {"tree": {"kind": "hoeffding_tree"}, "pinned": {"kind": "linear", "ladder": False}}
 
 
-def reversals(times: int, stretch: int) -> list[dict]:
-    """The rule is turned round every `stretch` rows."""
-    records = []
-    for k in range(times):
-        for record in streams.classes(stretch, seed=k):
-            if k % 2:
-                record["y"] = {"up": "down", "down": "up"}[record["y"]]
-            records.append({**record, "id": len(records)})
-    return records
-
-
 def boosts_of(tree: dict | None = None, learners: dict | None = None) -> tuple[Boosts, Bench]:
     bench = Bench(tree, learners or ALONE).feed(streams.classes(640))
     return bench.lane.boosts, bench
 
 
 def test_a_trial_follows_a_drift_and_is_journalled():
-    bench = Bench({"control": {"pin": "tree"}}, POOL).feed(reversals(2, 3000))
+    bench = Bench({"control": {"pin": "tree"}}, POOL).feed(streams.reversals(2, 3000))
     drift = bench.events("drift_detected")[0][0]
     row, payload = bench.events("boosts_compared")[0]
     # Four stretches of 128 rows are kept, then each of the five arms walks them.
@@ -129,7 +118,7 @@ def test_trials_are_rare_however_many_drifts_there_are():
 
 
 def test_a_trial_changes_no_prediction():
-    records = reversals(2, 3000)[:4200]
+    records = streams.reversals(2, 3000)[:4200]
     with_trials = Bench({"rates": {"learned": True, "trial_rows": 4000}}, POOL).feed(records)
     without = Bench({"rates": {"learned": False}}, POOL).feed(records)
     assert with_trials.lane.boosts.trial is not None
@@ -137,7 +126,7 @@ def test_a_trial_changes_no_prediction():
 
 
 def test_any_split_and_any_stop_within_a_trial_go_on_alike():
-    records = streams.with_late_labels(reversals(2, 5000), delay=20, share=0.3)[:13_000]
+    records = streams.with_late_labels(streams.reversals(2, 5000), delay=20, share=0.3)[:13_000]
     for record in records[12_500:]:
         if "a" in record:
             record["late"] = 1.0

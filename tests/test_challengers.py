@@ -21,20 +21,9 @@ STRETCH = 2500
 ALONE = {"memory": {"enabled": False}}
 
 
-def reversals(times: int = 3, stretch: int = STRETCH) -> list[dict]:
-    """The rule is turned round every `stretch` rows."""
-    records = []
-    for k in range(times):
-        for record in streams.classes(stretch, seed=k):
-            if k % 2:
-                record["y"] = {"up": "down", "down": "up"}[record["y"]]
-            records.append({**record, "id": len(records)})
-    return records
-
-
 @pytest.fixture(scope="module")
 def records() -> list[dict]:
-    return reversals()
+    return streams.reversals(3, STRETCH)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +93,7 @@ def test_one_that_is_no_better_is_promoted_in_one_of_twenty_at_most():
 
 @pytest.mark.parametrize("step", [1, 7, 1000])
 def test_reads_of_any_size_raise_the_same(step):
-    records = streams.with_late_labels(reversals(2, 1700), delay=60, share=0.3)
+    records = streams.with_late_labels(streams.reversals(2, 1700), delay=60, share=0.3)
     first = Bench(learners=LEARNERS).feed(records)
     second = Bench(learners=LEARNERS).feed(records, list(range(step, len(records), step)))
     assert first.events("challenger_raised")

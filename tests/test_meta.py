@@ -12,14 +12,13 @@ from adaptd.errors import ConfigError, InputError
 from adaptd.numerics import same_state
 from tests import streams
 from tests.lanes import SMALL_POOL, Bench
-from tests.test_challengers import reversals
 
 POOL = {"tree": {"kind": "hoeffding_tree"}, "linear": {"kind": "linear"}, "prior": {"kind": "prior"}}
 
 
 @pytest.fixture(scope="module")
 def teacher() -> Bench:
-    return Bench(learners=POOL).feed(reversals(3, 1700))
+    return Bench(learners=POOL).feed(streams.reversals(3, 1700))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +64,7 @@ def test_it_changes_the_first_predictions_and_the_same_ones_however_the_input_is
 
 @pytest.mark.parametrize("stop", [700, 1900, 2500])
 def test_a_stop_leaves_no_trace_of_what_was_given_and_noted(path, stop):
-    records = reversals(2, 1700)
+    records = streams.reversals(2, 1700)
     whole = Bench(told(path), POOL).feed(records)
     assert whole.lane.meta.drifts
     first = Bench(told(path), POOL).feed(records[:stop])
@@ -93,7 +92,7 @@ def test_after_a_drift_a_lane_leans_on_what_others_thought_after_theirs(path):
     after = pathlib.Path(path).with_name("after.json")
     after.write_text(json.dumps(nothing))
     without.write_text(json.dumps(nothing | {"after": {}}))
-    records = reversals(2, 1700)
+    records = streams.reversals(2, 1700)
     plain, leaning = Bench(told(str(without)), POOL), Bench(told(str(after)), POOL)
     plain.feed(records)
     leaning.feed(records)
@@ -186,7 +185,7 @@ def test_what_was_learned_under_another_controller_or_other_arms_is_left_out(pat
 
 def test_from_the_command_line_and_back(tmp_path, capsys):
     data = tmp_path / "rows.jsonl"
-    data.write_bytes(streams.lines(reversals(2, 1700)))
+    data.write_bytes(streams.lines(streams.reversals(2, 1700)))
     out, twice = str(tmp_path / "meta.json"), str(tmp_path / "twice.json")
     only = ["--learner", "hoeffding_tree", "--learner", "linear"]
     assert cli.main(["replay", str(data), "--meta", out, "--format", "json", *only]) == 0
