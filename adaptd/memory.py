@@ -157,18 +157,21 @@ class Memory:
             return NONE
         comparison = lane.strategy.comparison
         found, most, unit = NONE, 0.0, comparison.unit
+        awake = lane.pool.awake()
         for index, concept in self.concepts.items():
             relative = int(comparison.relatives[comparison.place(index)])
-            if relative < 0 or not lane.pool.awake()[relative] or comparison.rows(index) < ROWS_MIN:
+            if relative < 0 or not awake[relative] or comparison.rows(index) < ROWS_MIN:
                 continue
             difference = float(comparison.recent[relative, 0] - comparison.recent[index, 0])
             is_as_good = comparison.recent[index, 0] * unit <= concept.losses[concept.member] + AS_GOOD * unit
             if index == self.current and comparison.recent[-1, 0] * unit < self.best + GAIN_MIN * unit:
                 # The others make up for what its namesake has got worse in: nothing has to come back.
                 continue
+            if not is_as_good or difference < GAIN_MIN:
+                continue
             evidence = comparison.is_better(index)
             needed = self.config.evidence * (ALIKE_ROWS if self.looks_like(concept) else 1.0)
-            if is_as_good and difference >= GAIN_MIN and evidence >= needed and evidence / needed > most:
+            if evidence >= needed and evidence / needed > most:
                 found, most = index, evidence / needed
         return found
 

@@ -1,11 +1,13 @@
 """Finds components: the kind is the file's name. Imports only what was chosen."""
 
 import difflib
+import functools
 import importlib
 import pkgutil
 from types import ModuleType
 
 
+@functools.cache
 def kinds(family: str) -> list[str]:
     """The kinds of a family (`learners`, `detectors`, `controllers`, ...), sorted, without importing any."""
     package = importlib.import_module(f"adaptd.{family}")

@@ -377,14 +377,17 @@ class Boosting:
         self._forget_leaves()
 
     def _set_rows(self) -> None:
-        """Scratch that has a place a row, and the rows' bins, which follow from the edges."""
+        """Scratch that has a place a row; the rows' bins, which follow from the edges, wait until it learns.
+
+        A frozen concept comes and goes without.
+        """
         n, n_scores = self.scores.shape
         self._order = np.zeros(n, dtype=np.int32)
         self._spare = np.zeros(max(n, self.ranks.shape[2]), dtype=np.int32)
         self._gradients, self._near = np.zeros((n, 2)), np.zeros((n, 2))
         self._slopes = np.zeros((n, n_scores))
         self._bins = np.zeros(self.rows.shape[::-1], dtype=np.uint16)
-        trees.bin_rows(self.rows, self.edges, self.plan, self.ranks.shape[2] - 1, self._bins)
+        self._has_bins = False
 
     def _forget_leaves(self) -> None:
         """Which leaf of each tree each row fell into follows from the rows and trees, so it is no state.
@@ -395,8 +398,11 @@ class Boosting:
         self._has_leaves = np.zeros(self._config.trees, dtype=bool)
 
     def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
-        start = 0
+        start, learns = 0, bool((op & LEARN).any())
         while True:
+            if learns and not self._has_bins:
+                trees.bin_rows(self.rows, self.edges, self.plan, self.ranks.shape[2] - 1, self._bins)
+                self._has_bins = True
             start = walk(
                 x, y, op, weight, out, start, self.rows, self._bins, self.targets, self.weights, self.scores,
                 self.edges, self.plan, self.nodes, self.values, self.ranks, self._leaf_of, self.counts,
