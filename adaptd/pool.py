@@ -1,5 +1,6 @@
 """Runs the learners over a block, side by side, and sets a failed one aside."""
 
+import collections
 import concurrent.futures
 import contextlib
 import hashlib
@@ -139,14 +140,20 @@ class Pool:
         after_lags = np.hstack([lags, x]) if self.is_lagged else x
         predictions = np.full((len(self.slots), n, self.layout.width), np.nan)
 
-        def walk(indices: list[int]) -> None:
-            for index in indices:
-                slot = self.slots[index]
-                self.walk(slot, after_lags if slot.lagged else x, y, op, weight, predictions[index])
-
         shares = self.shares(n)
-        others = [self.workers.submit(walk, share) for share in shares[1:]] if self.workers else []
-        walk(shares[0])
+
+        def walk_share(own: int) -> None:
+            # First its own, the dearest first, then what others have not come to: a block's cost varies.
+            for share in shares[own:] + shares[:own]:
+                take = share.popleft if share is shares[own] else share.pop
+                with contextlib.suppress(IndexError):
+                    while True:
+                        index = take()
+                        slot = self.slots[index]
+                        self.walk(slot, after_lags if slot.lagged else x, y, op, weight, predictions[index])
+
+        others = [self.workers.submit(walk_share, k) for k in range(1, len(shares))] if self.workers else []
+        walk_share(0)
         for other in others:
             other.result()
         return predictions
@@ -186,7 +193,8 @@ class Pool:
         predictions = np.full((len(self.slots), n, self.layout.width), np.nan)
         y, op, weight = np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
         for slot, out in zip(self.slots, predictions, strict=True):
-            if slot.set_aside or slot.failed:
+            # Who is asked on some rows only is asleep on the most.
+            if slot.set_aside or slot.failed or slot.stride > 1:
                 continue
             # A guest that raises here raises on the stream too, where it counts.
             with contextlib.suppress(Exception):
@@ -233,13 +241,16 @@ class Pool:
             "learner": slot.learner.state(),
         }
 
-    def shares(self, n: int) -> list[list[int]]:
-        """Learner indices for each thread, so that all finish at about the same time."""
+    def shares(self, n: int) -> list[collections.deque[int]]:
+        """Learner indices for each thread, so that all finish at about the same time.
+
+        They are the same from block to block, so that what a learner knows stays in a processor's cache.
+        """
         costs = sorted(((slot.seconds * n, index) for index, slot in enumerate(self.slots)), reverse=True)
         if self.workers is None or sum(cost for cost, _ in costs) < THREAD_SECONDS_MIN:
-            return [list(range(len(self.slots)))]
+            return [collections.deque(range(len(self.slots)))]
         loads = [0.0] * self.threads
-        shares: list[list[int]] = [[] for _ in loads]
+        shares: list[collections.deque[int]] = [collections.deque() for _ in loads]
         for cost, index in costs:
             least = loads.index(min(loads))
             loads[least] += cost
