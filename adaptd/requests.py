@@ -38,7 +38,11 @@ PIECE_ROWS_MIN = 16
 FIRST_PIECE_ROWS = 64
 # Replies and output lines that wait for the input log stay below this.
 HELD_BYTES_MAX = 4 << 20
+# Part of a new piece in the mean time of a row, for pieces of at least so many rows.
 SPEED_FADE = 0.2
+SPEED_ROWS = 32
+# What took more than so many times as long as expected was not the rows, and shorter pieces would not help.
+STALL = 2.0
 
 WRITES_REFUSED = (
     "with the source kafka rows and labels must be sent to its topics, and learners are changed in the "
@@ -111,19 +115,13 @@ class Speed:
     def rows(self, seconds: float) -> int:
         return max(PIECE_ROWS_MIN, int(seconds / self.row_seconds)) if self.row_seconds else FIRST_PIECE_ROWS
 
-    def took(self, rows: int, seconds: float, allowed: int = 0) -> None:
-        """allowed: how many rows the piece might have had; it has fewer where it ends at a control point.
-
-        A piece costs something however short it is. So its time is that of the rows it was allowed: by the
-        mean of those it had, pieces would stay short because they are. The end of a read tells nothing.
-        """
-        if 2 * rows >= allowed:
-            rows = max(rows, allowed)
-        elif seconds < allowed * self.row_seconds:
-            return
-        if rows:
-            fade = SPEED_FADE if self.row_seconds else 1.0
-            self.row_seconds += fade * (seconds / rows - self.row_seconds)
+    def took(self, rows: int, seconds: float) -> None:
+        """A piece of so many rows took so long; the few rows at the end of a read tell little of others."""
+        if rows and self.row_seconds:
+            fade = SPEED_FADE * min(1.0, rows / SPEED_ROWS)
+            self.row_seconds += fade * (min(seconds / rows, STALL * self.row_seconds) - self.row_seconds)
+        elif rows:
+            self.row_seconds = seconds / rows
 
 
 class Desk:
@@ -173,21 +171,20 @@ class Desk:
         at = 0
         while True:
             self.serve()
-            allowed = self.piece_rows()
-            stop = min(rows.n, at + self.aligned(allowed))
+            stop = min(rows.n, at + self.aligned(self.piece_rows()))
             if self.replaying:
                 stop = min(stop, at + self.replaying[0].after - self.taken)
-            self.work(part(rows, at, stop), allowed)
+            self.work(part(rows, at, stop))
             self.taken += stop - at
             at = stop
             if at == rows.n:
                 return
 
-    def work(self, rows: Rows, allowed: int = 0) -> tuple[list[Answers], list[Reject]]:
+    def work(self, rows: Rows) -> tuple[list[Answers], list[Reject]]:
         """Rows from wherever, through the lane and on to the sink."""
         begun = self.daemon.clock.monotonic()
         result = self.daemon.step(rows)
-        self.speed.took(rows.n, self.daemon.clock.monotonic() - begun, allowed)
+        self.speed.took(rows.n, self.daemon.clock.monotonic() - begun)
         return result
 
     def put_out(self, lines: bytes) -> None:

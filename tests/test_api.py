@@ -357,22 +357,20 @@ def test_pieces_end_at_control_points_and_are_as_long_as_allowed():
         assert [desk.aligned(rows) for rows in (16, 28, 156, 200)] == [14, 28, 156, 156]
 
 
-def test_a_piece_is_cut_by_the_time_of_the_rows_it_was_allowed():
+def test_pieces_follow_the_time_of_a_row_and_not_a_single_stall():
     speed = Speed()
     speed.took(40, 0.004)
     assert speed.rows(0.005) == 50
-    for _ in range(100):
-        # 2 ms a piece and 45 microseconds a row; pieces are 43 or 64 rows of 128.
-        allowed = speed.rows(0.005)
-        rows = 64 if allowed >= 64 else 43
-        speed.took(rows, 0.002 + rows * 45e-6, allowed)
-    assert rows == 64
-    before = speed.rows(0.005)
-    speed.took(3, 0.002, before)
-    assert speed.rows(0.005) == before, "the end of a read tells nothing"
+    speed.took(40, 0.080)
+    assert speed.rows(0.005) == 41, "concepts that are kept or recalled take their time once"
+    speed.took(2, 0.002)
+    assert speed.rows(0.005) >= 40, "nor do two rows tell of forty"
     for _ in range(30):
-        speed.took(10, 0.050, before)
-    assert speed.rows(0.005) == PIECE_ROWS_MIN, "but when it takes longer than a piece it does"
+        speed.took(40, 0.080)
+    assert speed.rows(0.005) == PIECE_ROWS_MIN, "but rows that stay slow are cut shorter"
+    for _ in range(60):
+        speed.took(PIECE_ROWS_MIN, 0.001)
+    assert speed.rows(0.005) >= 75, "and longer when they are fast again"
 
 
 # The document.
