@@ -169,8 +169,8 @@ class Controller(Protocol):
     def reset_learner(self, index: int) -> None:
         """The learner at `index` was built anew: forget what was learned about it."""
 
-    def share_weight(self, index: int, of: int, part: float) -> None:
-        """The learner at `index`, which has just come, begins with `part` of the weight of that at `of`."""
+    def challenge(self, index: int, of: int, part: float) -> None:
+        """The learner at `index` has just come as a challenger, with `part` of the weight of that at `of`."""
 
     def replace_learner(self, index: int, by: int) -> None:
         """The learner at `by` has become the one at `index`: it has the trust that the two had together."""
@@ -199,6 +199,14 @@ class Controller(Protocol):
     def state(self) -> State: ...
 
     def load_state(self, state: State) -> None: ...
+
+
+class Calm(Protocol):
+    """A controller may have this too: it speaks otherwise while it does worse than usual."""
+
+    calm: Floats
+    """[n, width], of the block of the last step: what it would have said all the same. What looks for changes
+    of the world and answers them goes by this, so that a cure does not hide the illness."""
 
 
 class Explaining(Protocol):

@@ -32,7 +32,7 @@ from adaptd.contracts import (
 )
 from adaptd.kernels import unlabelled
 from adaptd.kernels.e_sr import E_SR_SIZE
-from adaptd.kernels.signals import SCALE, SCALE_SIZE, log_loss_signal, scaled_errors
+from adaptd.kernels.signals import SCALE, SCALE_SIZE, class_signals, scaled_errors
 from adaptd.kernels.unlabelled import watch_inputs, watch_predictions
 from adaptd.numerics import enlarged, pack, unpack
 
@@ -85,7 +85,7 @@ class Watch:
     ) -> list[events.Decision]:  # fmt: skip
         """Walk a block; what was found, in the rows' order.
 
-        signal: [n], the blend's error (regression: its size), where `labelled` says. learned: labelled rows
+        signal: [n], regression: the size of the blend's error, where `labelled` says. learned: labelled rows
         before the block. names: of the features.
         """
         if not self.is_enabled:
@@ -93,9 +93,10 @@ class Watch:
         found: Found = []
         if len(labelled):
             values = np.empty((len(self.names), len(labelled)))
-            values[0] = signal[labelled]
-            if len(values) > 1:
-                log_loss_signal(blend, y, op, values[1])
+            if self.layout.task == "classification":
+                class_signals(blend, y, op, values)
+            else:
+                values[0] = signal[labelled]
             found += self.follow(values, labelled, learned)
         if self.unlabelled is not None:
             found += self.unlabelled.step(x, predictions, blend, y, op, learned, names)

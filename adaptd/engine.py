@@ -193,7 +193,6 @@ class Lane:
         else:
             late = Late(source == NONE, slot, self.origins(source, slot))
             x, weight = self.gathered(rows, segment_x, source - start, source, late)
-
         lags = np.full((len(op), LAGS), np.nan)
         if self.pool.is_lagged:
             self.lags.step(y, op, lags)
@@ -205,9 +204,11 @@ class Lane:
             predictions[:, late.waited] = self.labels.predictions[late.slots].swapaxes(0, 1)
             predictions[:, late.here] = predictions[:, late.origins]
         blend, parts = self.blended(predictions, y, op, weight)
+        calm = blend if self.pinned != NONE else getattr(self.controller, "calm", blend)
         if late is not None:
             blend[late.waited] = self.labels.blend[late.slots]
             blend[late.here] = blend[late.origins]
+            calm = np.where(late.is_late[:, None], blend, calm)
             waits = ~late.is_late & (slot != NONE)
             self.labels.x[slot[waits]], self.labels.lags[slot[waits]] = x[waits], lags[waits]
             self.labels.predictions[slot[waits]] = predictions[:, waits].swapaxes(0, 1)
@@ -217,15 +218,14 @@ class Lane:
             own = self.student.step(x, y, op, weight, blend, slot, late, self.labels)
             said = own if self.student_serves else blend
         given = coverage.step(self.coverage, said, y, op, slot, late, self.labels)
-
         answers = self.answers(rows, source, said, Beside(tuple(self.pool.names), parts, given), late)
         if late is not None:
             asked = self.rows + np.cumsum((op & PREDICT) != 0)
             self.delays += (asked[late.is_late] - self.labels.row[slot[late.is_late]]).tolist()
         self.rows += len(answers.ids)
         self.remember_first_rows(x, y, op, weight, blend)
-        self.strategy.observe(self.layout, x, lags, predictions, blend, y, op, weight)
-        self.evaluate(x, predictions, blend, y, op)
+        self.strategy.observe(self.layout, x, lags, predictions, calm, y, op, weight)
+        self.evaluate(x, predictions, blend, calm, y, op)
         return [answers] if answers.ids else []
 
     def gathered(
@@ -261,7 +261,9 @@ class Lane:
                 place[where] = i
         return origin
 
-    def evaluate(self, x: Floats, predictions: Floats, blend: Floats, y: Floats, op: Bytes) -> None:
+    def evaluate(
+        self, x: Floats, predictions: Floats, blend: Floats, calm: Floats, y: Floats, op: Bytes
+    ) -> None:
         """Score the labelled rows, look for drift, and come to the control point when it is due."""
         labelled = np.flatnonzero(op & LEARN)
         signal = np.zeros(len(op))
@@ -270,7 +272,7 @@ class Lane:
         # Who comes and goes would look like disagreement that changes.
         lasting = predictions[: self.strategy.n_learners]
         for event in self.detector.step(
-            x, lasting, blend, y, op, signal, labelled, self.learned, self.schema.names
+            x, lasting, calm, y, op, signal, labelled, self.learned, self.schema.names
         ):
             self.counts[drift.COUNTED[type(event)]] += 1
             self.log.emit(event)
@@ -466,7 +468,7 @@ class Lane:
             blend = np.full((1, 1), np.nan)
             self.controller.step(predictions, y, op, weight, blend)
             blend[0, 0] = first.printed
-            self.evaluate(x, predictions, blend, y, op)
+            self.evaluate(x, predictions, blend, blend, y, op)
 
     def close(self) -> None:
         """Ends the threads of the pool."""

@@ -7,10 +7,12 @@ What it holds, all of it plain numbers by names of learners, kinds and actions, 
     boosts    the share of the loss that each boost saved after a drift, by learner (`boosts.py`)
     trust     what the controller thought of each learner after the first `TRUST_ROWS` labelled rows, by task
     after     the mean of what it thought `AFTER_ROWS` rows after drifts; at a drift a lane leans towards it
+    crises    whom it came to listen to while the blend did worse than usual (`kernels/crisis.py`)
 
 A lane that starts fresh with `meta.path` begins from these. What it then learns itself is added to them: the
 mean over streams, each counted once. `adaptd meta export` writes a lane's, `adaptd meta merge` puts files
-together.
+together. The mixers of crises learn slowly and go on where those before them stopped: handed from stream to
+stream they come to know more than the mean of as many beginners does.
 
 Measured: `docs/decisions/0012-challengers.md`.
 """
@@ -27,6 +29,7 @@ from adaptd.checkpoint import NAME, read_checkpoint
 from adaptd.contracts import State
 from adaptd.errors import ConfigError, InputError
 from adaptd.experience import ACTIONS
+from adaptd.kernels.crisis import Crisis
 
 if TYPE_CHECKING:
     from adaptd.engine import Lane
@@ -40,6 +43,9 @@ AFTER_ROWS = 256
 LEAN = 0.6
 # Trials of boosts that what was given counts for, at most: the new stream is to have its say soon.
 TRIALS_MAX = 2.0
+# How far what is told of crises moves from what was given to what this lane made of it: half way, since the
+# newest of several streams is not worth all of the others.
+CRISES_PART = 0.5
 BYTES_MAX = 10_000_000
 
 Number = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
@@ -84,6 +90,8 @@ class Knowledge(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """After the beginnings, by task."""
     after: dict[str, Trust]
     """After drifts, by task."""
+    crises: Trust | None = None
+    """Weights of the mixers of crises; None as long as there was none."""
 
 
 # A lane's part.
@@ -121,6 +129,9 @@ class Meta:
         trust = fitting(self.given.trust, lane)
         if trust is not None:
             lane.controller.adopt([trust.learners.get(name) for name in lane.pool.names], trust.blend)
+        crises, crisis = self.given.crises, getattr(lane.controller, "crisis", None)
+        if crises is not None and crisis is not None:
+            crisis.adopt([crises.learners.get(name) for name in lane.pool.names], crises.blend)
 
     def review(self, lane: "Lane") -> None:
         """A control point: lean on what was given after a drift, and note what the controller thinks."""
@@ -264,7 +275,27 @@ def of_state(state: State) -> Knowledge:
     for known, noted in ((trust, meta.noted), (after, meta.after)):
         if noted is not None:
             known[task] = mean_trust([*([known[task]] if task in known else []), noted])
-    return Knowledge(FORMAT, VERSION, actions, own, trust, after)
+    return Knowledge(FORMAT, VERSION, actions, own, trust, after, crises_of_state(state, meta.given))
+
+
+def crises_of_state(state: State, given: Knowledge | None) -> Trust | None:
+    """What the lane makes of crises now, between that and what it was given."""
+    before = None if given is None else given.crises
+    saved = state["controller"]["state"].get("crisis")
+    if saved is None or not saved["steps"].sum():
+        return before
+    names = state["learners"][: state["strategy"]["n_learners"]]
+    crisis = Crisis(len(names))
+    crisis.load_state(saved)
+    learners, blend = crisis.habits(len(names))
+    now = Trust(state["controller"]["of"]["kind"], 1.0, dict(zip(names, learners, strict=True)), blend)
+    if before is None:
+        return now
+    mean = mean_trust([
+        msgspec.structs.replace(before, streams=1.0 - CRISES_PART),
+        msgspec.structs.replace(now, streams=CRISES_PART),
+    ])  # fmt: skip
+    return msgspec.structs.replace(mean, streams=before.streams + 1.0)
 
 
 def merged(parts: list[Knowledge]) -> Knowledge:
@@ -281,7 +312,9 @@ def merged(parts: list[Knowledge]) -> Knowledge:
     trust = mean_of_tasks([part.trust for part in parts])
     after = mean_of_tasks([part.after for part in parts])
     actions = mean_of_actions([part.actions for part in parts])
-    return Knowledge(FORMAT, VERSION, actions, Boosts(arms, gains, trials), trust, after)
+    known = [part.crises for part in parts if part.crises is not None]
+    crises = mean_trust(known) if known else None
+    return Knowledge(FORMAT, VERSION, actions, Boosts(arms, gains, trials), trust, after, crises)
 
 
 def mean_of_actions(parts: list[dict[str, dict[str, Mean]]]) -> dict[str, dict[str, Mean]]:

@@ -136,14 +136,17 @@ def add(lane: "Lane", name: str) -> None:
     lane.strategy.comparison.add_place()
 
 
-def enter(lane: "Lane", index: int, slot: Slot, relative: int, stride: int = 1, part: float = 0.0) -> None:
+def enter(
+    lane: "Lane", index: int, slot: Slot, relative: int, stride: int = 1, part: float | None = None
+) -> None:
     """The learner in `slot` comes to the place at `index`; it is compared with the learner `relative`.
 
-    part: of the weight of its relative, what it begins with.
+    part: of a challenger, what it begins with of the weight of its relative; of others None.
     """
     lane.pool.fill(index, slot, stride)
     begin(lane, index)
-    lane.controller.share_weight(index, relative, part)
+    if part is not None:
+        lane.controller.challenge(index, relative, part)
     lane.strategy.comparison.start(index, relative)
 
 

@@ -157,3 +157,11 @@ def meta(knowledge: Knowledge) -> None:
         ]
         words = ", ".join(f"{name} {share:.2f}" for share, name in sorted(shares, reverse=True))
         out.print(f"trust, {task}, {trust.streams:g} streams: {words or 'none'}", highlight=False)
+    if knowledge.crises is not None:
+        every = knowledge.crises.blend
+        heard = {name: every[name] for name in ("blend", "newcomers") if every.get(name)}
+        heard |= {name: of["w"] for name, of in knowledge.crises.learners.items() if of.get("w")}
+        average = {name: sum(weights) / len(weights) for name, weights in heard.items()}
+        ordered = sorted(((weight, name) for name, weight in average.items()), reverse=True)
+        words = ", ".join(f"{name} {weight:+.2f}" for weight, name in ordered)
+        out.print(f"weights in crises, {knowledge.crises.streams:g} streams: {words}", highlight=False)

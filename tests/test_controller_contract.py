@@ -511,7 +511,7 @@ def test_who_comes_with_a_part_of_anothers_weight_takes_no_more_than_that(kind, 
         controller.add_learner()
         controller.reset_learner(3)
         before = controller.weights()
-        controller.share_weight(3, 2, part)
+        controller.challenge(3, 2, part)
         after = controller.weights()
         assert after.sum() == pytest.approx(1.0)
         if part == 0.0:

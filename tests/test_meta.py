@@ -101,6 +101,57 @@ def test_after_a_drift_a_lane_leans_on_what_others_thought_after_theirs(path):
     assert differs.index(True) == control_point
 
 
+def only_crises(path: str, tmp_path) -> str:
+    known = meta.read(path)
+    nothing = meta.Boosts(known.boosts.arms, {}, {})
+    file = tmp_path / "crises.json"
+    meta.write(str(file), msgspec.structs.replace(known, actions={}, boosts=nothing, trust={}, after={}))
+    return str(file)
+
+
+def test_what_is_known_of_crises_changes_what_is_said_in_them_and_no_decision(path, tmp_path):
+    records = streams.reversals(2, 1700)
+    plain = Bench(learners=POOL).feed(records)
+    taught = Bench(told(only_crises(path, tmp_path)), POOL).feed(records)
+    differs = np.array([(a != b).any() for a, b in zip(plain.values, taught.values, strict=True)])
+    assert differs[1700:1760].mean() > 0.8
+    assert differs[:1000].sum() == 0
+    for name in ("drift_detected", "challenger_raised", "challenger_promoted", "champion_changed"):
+        assert plain.events(name) == taught.events(name)
+    assert plain.events("drift_detected")
+    states = plain.lane.state(), taught.lane.state()
+    for part in ("pool", "detector", "strategy", "boosts"):
+        assert same_state(states[0][part], states[1][part])
+
+
+def test_late_labels_leave_the_detectors_with_what_was_said(path):
+    records = streams.with_late_labels(streams.reversals(2, 1700), 40)
+    lane = Bench(told(path), POOL).feed(records).lane
+    assert lane.learned > 3000
+    whole, cut = Bench(told(path), POOL).feed(records), Bench(told(path), POOL)
+    cut.feed(records, list(range(13, len(records), 13)))
+    assert same_state(whole.lane.state(), cut.lane.state())
+
+
+def test_what_is_told_of_crises_goes_from_lane_to_lane(path, teacher):
+    first = meta.read(path).crises
+    assert first.streams == 1.0
+    assert first.blend["blend"] != [1.0, 1.0, 1.0]
+    untouched = meta.of_state(Bench(told(path), POOL).feed(streams.classes(300)).lane.state())
+    assert untouched.crises == first
+    pupil = Bench(told(path), POOL).feed(streams.reversals(2, 1700)).lane
+    second = meta.of_state(pupil.state()).crises
+    assert second.streams == 2.0
+    for level in range(3):
+        now = float(pupil.controller.crisis.w[level, 0])
+        assert second.blend["blend"][level] == pytest.approx((first.blend["blend"][level] + now) / 2)
+    merged = meta.merged([meta.read(path), msgspec.structs.replace(meta.read(path), crises=second)])
+    assert merged.crises.streams == 3.0
+    unknown = msgspec.structs.replace(meta.read(path), crises=None)
+    assert meta.merged([unknown, unknown]).crises is None
+    assert meta.merged([unknown, meta.read(path)]).crises == first
+
+
 def test_each_task_has_its_own_trust(path, tmp_path):
     tree = {"schema": {"task": "regression"}, "controller": {"kind": "fixed_share"}}
     teacher = Bench(tree, SMALL_POOL).feed(streams.numbers(1200))
@@ -193,7 +244,9 @@ def test_from_the_command_line_and_back(tmp_path, capsys):
     assert meta.read(twice).trust["classification"].streams == 2.0
     capsys.readouterr()
     assert cli.main(["meta", "show", out]) == 0
-    assert "fresh" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "fresh" in shown
+    assert "weights in crises, 1 streams: " in shown
     directory = tmp_path / "state"
     settings = [
         f'source={{kind="file", path="{data}"}}',

@@ -104,7 +104,7 @@ class Champion:
     def reset_learner(self, index: int) -> None:
         self.title.reset_learner(index)
 
-    def share_weight(self, index: int, of: int, part: float) -> None:
+    def challenge(self, index: int, of: int, part: float) -> None:
         pass
 
     def replace_learner(self, index: int, by: int) -> None:

@@ -124,7 +124,7 @@ class FixedShare:
         enter_evenly(self.shares, index)
         self.title.reset_learner(index)
 
-    def share_weight(self, index: int, of: int, part: float) -> None:
+    def challenge(self, index: int, of: int, part: float) -> None:
         if part > 0.0:
             both = self.shares[index] + self.shares[of]
             self.shares[index], self.shares[of] = part * both, (1.0 - part) * both

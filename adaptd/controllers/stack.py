@@ -10,7 +10,8 @@ How, classification (a product of experts with learned exponents; p[n]: what lea
 
 One more mixer takes the log-probabilities as they were said, and one member is fixed share towards its own
 past. A top layer blends the members by fixed share, and a confidence map corrects what comes out. The
-exponents a[n] learn by AdaGrad. Mixers sharpen what learners agree on and cancel what two of them repeat,
+exponents a[n] learn by AdaGrad. While all this does worse than usual, what `kernels/crisis.py` makes of it is
+said in its place. Mixers sharpen what learners agree on and cancel what two of them repeat,
 so the blend is often better than every learner; shares alone never are.
 
 How, regression: c is the fixed-share blend of the predictions (kept within the targets' widened range), S
@@ -42,6 +43,7 @@ import numpy as np
 import numpy.typing as npt
 
 from adaptd.contracts import Bytes, Controller, Floats, Habits, Layout, State
+from adaptd.kernels.crisis import Crisis
 from adaptd.kernels.explaining import NOT_ASKED
 from adaptd.kernels.mixing import Title, enter_evenly, new_map, new_seen, normalised, restore_shares
 from adaptd.kernels.stack_classes import EXPONENT_MAX, EXPONENT_MIN, walk_classes
@@ -112,6 +114,8 @@ class ClassStack:
         self.spread = np.ones(n_learners)
         self.set_aside = np.zeros(n_learners, np.bool_)
         self.rows = np.zeros(1, np.int64)
+        self.crisis = Crisis(n_learners)
+        self.calm = np.zeros((0, layout.width))
 
     _names = (
         "w", "v", "b", "exponents", "squares", "shares", "past", "top", "maps", "map_shares", "spread",
@@ -124,11 +128,13 @@ class ClassStack:
     def step_explained(
         self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats, parts: Floats
     ) -> None:
+        self.calm = np.empty_like(out)
         walk_classes(
-            predictions, y, op, weight, out, parts, self.config.floor, self.config.share_rate, self.rates,
-            self.w, self.v, self.b, self.exponents, self.squares, self.shares, self.past, self.top,
-            self.maps, self.map_shares, self.spread, self.title.means, self.title.counts,
-            self.title.evidence, self.title.champion, self.rows,
+            predictions, y, op, weight, out, self.calm, parts, self.config.floor, self.config.share_rate,
+            self.rates, self.w, self.v, self.b, self.exponents, self.squares, self.shares, self.past,
+            self.top, self.maps, self.map_shares, self.spread, self.title.means, self.title.counts,
+            self.title.evidence, self.title.champion, self.rows, self.crisis.usual, self.crisis.w,
+            self.crisis.squares, self.crisis.shares, self.crisis.steps, self.crisis.columns,
         )  # fmt: skip
 
     def review(self, awake: npt.NDArray[np.bool_]) -> None:
@@ -166,10 +172,12 @@ class ClassStack:
         enter_evenly(self.shares, index)
         self.past[index] = 1.0 / n_learners
         self.title.reset_learner(index)
+        self.crisis.reset_learner(index)
 
-    def share_weight(self, index: int, of: int, part: float) -> None:
+    def challenge(self, index: int, of: int, part: float) -> None:
         self.w[:, index] = part * self.w[:, of]
         self.w[:, of] *= 1.0 - part
+        self.crisis.welcome(index)
 
     def replace_learner(self, index: int, by: int) -> None:
         # Both spoke for the same family: what they had together is the newcomer's.
@@ -192,6 +200,7 @@ class ClassStack:
         self.spread = enlarged(self.spread, (n,), 1.0)
         self.set_aside = enlarged(self.set_aside, (n,))
         self.title.add_learner()
+        self.crisis.add_learner()
 
     def trust(self, n: int) -> State:
         return {
@@ -249,11 +258,12 @@ class ClassStack:
         self.top = normalised(np.maximum(self.top, 0.0), np.zeros(len(self.top), np.bool_))
 
     def state(self) -> State:
-        return {**pack(self, self._names), "title": self.title.state()}
+        return {**pack(self, self._names), "title": self.title.state(), "crisis": self.crisis.state()}
 
     def load_state(self, state: State) -> None:
         unpack(self, self._names, state)
         self.title.load_state(state["title"])
+        self.crisis.load_state(state["crisis"])
 
 
 class NumberStack:
@@ -314,7 +324,7 @@ class NumberStack:
         enter_evenly(self.shares, index)
         self.title.reset_learner(index)
 
-    def share_weight(self, index: int, of: int, part: float) -> None:
+    def challenge(self, index: int, of: int, part: float) -> None:
         self.w[:, index] = part * self.w[:, of]
         self.w[:, of] *= 1.0 - part
 

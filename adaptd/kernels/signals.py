@@ -17,17 +17,25 @@ SCALE, SUM, WEIGHT, ROWS = range(4)
 SCALE_SIZE = 4
 
 
-@kernel("void(f8[:,::1], f8[::1], u1[::1], f8[::1])")
-def log_loss_signal(blend, y, op, out):
-    """min(-ln p_y, 4 ln C) / (4 ln C) of each labelled row, in [0, 1]; NaN where the blend is asleep."""
+@kernel("void(f8[:,::1], f8[::1], u1[::1], f8[:,::1])")
+def class_signals(blend, y, op, out):
+    """Of each labelled row whether the blend is wrong, and min(-ln p_y, 4 ln C) / (4 ln C), in [0, 1].
+
+    Where the blend is asleep it is wrong, and the other one NaN.
+    """
     C = blend.shape[1]
     most = 4.0 * math.log(C) if C > 1 else 1.0
     i = 0
     for t in range(len(op)):
         if not op[t] & 2:
             continue
+        best = 0
+        for c in range(1, C):
+            if blend[t, c] > blend[t, best]:
+                best = c
         p = blend[t, int(y[t])]
-        out[i] = p if math.isnan(p) else min(-math.log(max(p, 1e-300)), most) / most
+        out[0, i] = 0.0 if best == int(y[t]) and not math.isnan(p) else 1.0
+        out[1, i] = p if math.isnan(p) else min(-math.log(max(p, 1e-300)), most) / most
         i += 1
 
 

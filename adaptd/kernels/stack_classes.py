@@ -6,6 +6,7 @@ import numpy as np
 
 from adaptd.contracts import LEARN, PREDICT
 from adaptd.kernels.compile import kernel, subkernel
+from adaptd.kernels.crisis import crisis_level, explain_crisis, learn_crisis, mix_crisis, note_usual
 from adaptd.kernels.explaining import NEAR, log_mean, log_odds, two_greatest
 from adaptd.kernels.mixing import (
     MEMBER_SHARE,
@@ -97,10 +98,19 @@ def _step_mixer(w, v, b, inputs, awake, result, y, rate, gain):
 
 
 @subkernel
-def _explain(said, members, top, w, b, plain, fixed, q, shares, mass, awake, floor, part):
+def _half_brier(p, y):
+    """Half the squared distance of the probabilities `p` to class `y`: a loss in [0, 1]."""
+    total = 0.0
+    for c in range(p.shape[0]):
+        miss = p[c] - (1.0 if c == y else 0.0)
+        total += 0.5 * miss * miss
+    return min(total, 1.0)
+
+
+@subkernel
+def _explain(said, first, second, members, top, w, b, plain, fixed, q, shares, mass, awake, floor, part):
     """Fill `part` [n_learners + 1] as `explaining.py` says; the last is what biases and the last map did."""
     n_mixers, n_learners = w.shape
-    first, second = two_greatest(said)
     for n in range(n_learners + 1):
         part[n] = 0.0
     before_first = 0.0
@@ -131,9 +141,10 @@ def _explain(said, members, top, w, b, plain, fixed, q, shares, mass, awake, flo
 
 
 @kernel(
-    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], f8, f8, f8[::1],"
+    "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], f8[:,::1], f8, f8, f8[::1],"
     "f8[:,::1], f8[:,::1], f8[:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1],"
-    "f8[:,:,::1], f8[:,::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1])"
+    "f8[:,:,::1], f8[:,::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1],"
+    "f8[::1], f8[:,::1], f8[:,::1], f8[:,::1], f8[::1], i8[::1])"
 )
 def walk_classes(
     p,
@@ -141,6 +152,7 @@ def walk_classes(
     op,
     weight,
     out,
+    calm,
     parts,
     floor,
     share_rate,
@@ -161,6 +173,12 @@ def walk_classes(
     evidence,
     champion,
     rows,
+    usual,
+    crisis_w,
+    crisis_squares,
+    crisis_shares,
+    crisis_steps,
+    crisis_columns,
 ):
     n_learners, n_rows, n_classes = p.shape
     n_mixers = w.shape[0]
@@ -170,6 +188,9 @@ def walk_classes(
     marks = np.zeros((n_learners + 1, 4))
     members = np.zeros((n_mixers + 1, n_classes))
     blend = np.zeros(n_classes)
+    own = np.zeros(n_classes)
+    mixed = np.zeros(n_classes)
+    said = np.zeros(n_classes)
     awake = np.zeros(n_learners, np.bool_)
     everyone = np.ones(n_mixers + 1, np.bool_)
     losses = np.zeros(n_learners)
@@ -178,6 +199,8 @@ def walk_classes(
     for i in range(n_rows):
         n_awake = _take_in(p, i, floor, exponents, maps, map_shares, awake, plain, fixed, q, marks)
         if n_awake == 0 or n_classes < 2:
+            for c in range(n_classes):
+                calm[i, c] = np.nan if n_awake == 0 else 1.0
             if op[i] & PREDICT:
                 for c in range(n_classes):
                     out[i, c] = np.nan if n_awake == 0 else 1.0
@@ -201,11 +224,29 @@ def walk_classes(
             for k in range(n_mixers + 1):
                 blend[c] += top[k] * members[k, c]
         apply_map(maps[n_learners], map_shares[n_learners], blend, marks[n_learners])
+        level = crisis_level(usual, rows[0]) - 1
+        for c in range(n_classes):
+            calm[i, c] = blend[c]
+            said[c] = blend[c]
+        if level >= 0:
+            mix_crisis(
+                crisis_w[level], crisis_columns, crisis_shares[level], blend, plain, awake, floor, own, mixed,
+                said,
+            )  # fmt: skip
         if op[i] & PREDICT:
             for c in range(n_classes):
-                out[i, c] = blend[c]
+                out[i, c] = said[c]
             if parts.shape[0] > 0:
-                _explain(blend, members, top, w, b, plain, fixed, q, shares, mass, awake, floor, parts[i])
+                first, second = two_greatest(said)
+                _explain(
+                    blend, first, second, members, top, w, b, plain, fixed, q, shares, mass, awake, floor,
+                    parts[i],
+                )  # fmt: skip
+                if level >= 0:
+                    explain_crisis(
+                        said, first, second, crisis_w[level], crisis_columns, crisis_shares[level], blend,
+                        plain, awake, own, mixed, floor, parts[i],
+                    )  # fmt: skip
         gain = min(weight[i], WEIGHT_MAX)
         if not op[i] & LEARN:
             continue
@@ -213,6 +254,12 @@ def walk_classes(
         target = int(y[i])
         if not gain > 0.0 or not 0 <= target < n_classes:
             continue
+        if level >= 0:
+            learn_crisis(
+                crisis_w[level], crisis_squares[level], crisis_steps, level, crisis_columns,
+                crisis_shares[level], blend, plain, awake, own, mixed, target, gain,
+            )  # fmt: skip
+        note_usual(usual, _half_brier(blend, target), rows[0])
         for k in range(n_mixers):
             inputs = plain if k == n_mixers - 1 else fixed
             _step_mixer(w[k], v[k], b[k], inputs, awake, members[k], target, rates[k], gain)
