@@ -47,7 +47,7 @@ def names(data: pathlib.Path | None) -> list[str]:
 
 
 def is_seeded(name: str) -> bool:
-    return name in FRIEDMAN or name in generated.plans()
+    return name in FRIEDMAN or name in generated.plans() | generated.more_plans()
 
 
 def collect(
@@ -57,7 +57,7 @@ def collect(
     """The first `rows` rows (0: all, of a generated one four stretches) of a stream, made when it is not
     there yet. Raises UnknownStreamError."""
     if is_seeded(name):
-        plan = generated.plans(stretch_rows).get(name)
+        plan = (generated.plans(stretch_rows) | generated.more_plans(stretch_rows)).get(name)
         rows = rows or stretch_rows * max(4, len(plan.order) if plan else 4)
         kept = folder / f"{name}-{rows}-{stretch_rows}-{seed}-{digest('generated.py')}"
         make: Callable[[], Any] = (

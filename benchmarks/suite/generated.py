@@ -75,7 +75,42 @@ def moving(concept: int, seed: int) -> Iterator:
     )  # fmt: skip
 
 
-RULES = {"sea": sea, "agrawal": agrawal, "rbf": rbf, "led": led, "rotating": rotating, "moving": moving}
+def sine(concept: int, seed: int) -> Iterator:
+    """Above or below one of two curves in two of four numbers; 4 concepts."""
+    from river.datasets import synth
+
+    return iter(synth.Sine(classification_function=concept, seed=seed, has_noise=True))
+
+
+def tree(concept: int, seed: int) -> Iterator:
+    """The leaves of a random tree over five numbers and five codes; a concept has a tree of its own."""
+    from river.datasets import synth
+
+    return iter(
+        synth.RandomTree(
+            seed_tree=seed, seed_sample=seed + 1, n_classes=2, n_num_features=5, n_cat_features=5
+        )
+    )
+
+
+def plane(concept: int, seed: int) -> Iterator:
+    """A plane in ten dimensions, 5 % of the labels wrong; a concept has a plane of its own."""
+    from river.datasets import synth
+
+    return iter(synth.Hyperplane(seed=seed, n_features=10, noise_percentage=0.05))
+
+
+def stagger(concept: int, seed: int) -> Iterator:
+    """Three rules on size, colour and shape, without noise; the fourth stretch has the first rule again."""
+    from river.datasets import synth
+
+    return iter(synth.STAGGER(classification_function=concept % 3, seed=seed))
+
+
+RULES = {
+    "sea": sea, "agrawal": agrawal, "rbf": rbf, "led": led, "rotating": rotating, "moving": moving,
+    "sine": sine, "tree": tree, "plane": plane, "stagger": stagger,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +139,14 @@ def plans(stretch_rows: int = 5000) -> dict[str, Plan]:
     made["hyperplane_stationary"] = Plan("rotating", (0,), stretch_rows, no_changes=True)
     made["rbf_moving"] = Plan("moving", (0,), stretch_rows)
     return made
+
+
+def more_plans(stretch_rows: int = 5000) -> dict[str, Plan]:
+    """Further streams with abrupt changes, for `transfer.py`, which needs many families."""
+    return {
+        f"{rule}_abrupt": Plan(rule, (0, 1, 2, 3), stretch_rows)
+        for rule in ("sine", "tree", "plane", "stagger")
+    }
 
 
 def generate(name: str, plan: Plan, seed: int, rows: int) -> tuple[Stream, np.ndarray, np.ndarray]:
