@@ -138,11 +138,11 @@ class LaneKeeper:
                 self.restore(part, committed)
             else:
                 for topic in self.source.topics:
-                    bounds = self.asked(partial(self.source.bounds, topic, partition), given_up)
-                    if bounds is None:
+                    start = self.asked(partial(self.source.start, topic, partition), given_up)
+                    if start is None:
                         lane.close()
                         return None
-                    part.positions[topic] = bounds[self.source.config.start == "latest"]
+                    part.positions[topic] = start
                 part.committed = dict(part.positions)
                 # Named before the first output, so that a crash finds what the output came from.
                 info = self.start_saving(part).result()

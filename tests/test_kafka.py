@@ -4,14 +4,16 @@ import io
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
+import time
 import tomllib
 from functools import partial
 
 import httpx
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from adaptd import cli, kafka_client
 from adaptd import config as configuration
@@ -19,6 +21,7 @@ from adaptd.daemon import Daemon
 from adaptd.errors import AdaptdError, CheckpointError, ConfigError
 from tests import replicas
 from tests.broker import broker
+from tests.groups import Watch
 from tests.replicas import Running, expected, rows, topics, tree, wait_for
 
 __all__ = ["broker"]
@@ -53,6 +56,18 @@ def test_a_restart_goes_on_where_the_last_one_stopped(broker, tmp_path):
             running.wait_for(partial(has, broker, "again-out", stop), "the predictions")
         assert running.events("partition_started")[0]["replayed"] == 0
     assert values(broker, "again-out") == expected(configured, lines)
+
+
+def test_a_new_group_can_begin_at_the_end(broker, tmp_path):
+    topics(broker, "late")
+    lines = rows(150)
+    broker.produce("late-in", lines[:100])
+    configured = tree(broker, "late", tmp_path, source={"start": "latest"})
+    with Running(configured) as running:
+        running.wait_for(lambda: running.events("partition_started"), "its partition")
+        broker.produce("late-in", lines[100:])
+        running.wait_for(partial(has, broker, "late-out", 50), "the predictions")
+    assert values(broker, "late-out") == expected(configured, lines[100:])
 
 
 def test_sigkill_loses_nothing_and_doubles_nothing(broker, tmp_path):
@@ -317,6 +332,55 @@ def test_partitions_move_with_their_lanes_and_nothing_is_lost_or_doubled(broker,
     }
     for partition in (0, 1):
         assert values(broker, "moving-out", partition) == expected(configured[0], lines[partition])
+
+
+def left_open(broker, name, partition, metadata):
+    """A replica that died in a commit: its output and its positions are in a transaction that nobody ends."""
+    producer = Producer({
+        "bootstrap.servers": broker.servers, "transactional.id": f"adaptd-{name}-dead",
+        "transaction.timeout.ms": 900_000,
+    })  # fmt: skip
+    consumer = Consumer({"bootstrap.servers": broker.servers, "group.id": name})
+    place = TopicPartition(f"{name}-in", partition, 100, metadata)
+    producer.init_transactions(30)
+    for is_open in (False, True):
+        producer.begin_transaction()
+        if is_open:
+            producer.produce(f"{name}-out", b"never seen", partition=partition)
+            producer.flush(30)
+            place.offset += 50
+        producer.send_offsets_to_transaction([place], consumer.consumer_group_metadata())
+        if not is_open:
+            producer.commit_transaction(30)
+    consumer.close()
+    return producer
+
+
+def test_positions_in_an_open_transaction_hold_up_no_other_partition(broker, tmp_path):
+    name = "left"
+    topics(broker, name, 2)
+    lines = {partition: rows(400, seed=partition) for partition in (0, 1)}
+    configured = tree(broker, name, tmp_path)
+    for partition in (0, 1):
+        broker.produce(f"{name}-in", lines[partition][:100], partition)
+    with Running(configured) as running:
+        running.wait_for(partial(has, broker, f"{name}-out", 200), "the first predictions")
+    dead = left_open(broker, name, 1, broker.group_offsets(name, f"{name}-in")[1][1])
+    broker.produce(f"{name}-in", lines[1][100:], 1)
+
+    seconds = []
+    with Running(configured) as running, Watch(broker, f"{name}-out", 2) as watch:
+        running.wait_for(lambda: running.events("partition_started"), "the other partition")
+        for start in range(100, 400, 50):
+            begun = time.time()
+            broker.produce(f"{name}-in", lines[0][start : start + 50], 0)
+            seconds.append(watch.seconds_until_next(0, begun))
+        assert len(values(broker, f"{name}-out", 1)) == 100
+        dead.abort_transaction(30)
+        running.wait_for(partial(has, broker, f"{name}-out", 800), "the predictions of both")
+    assert statistics.median(seconds) < 1.0, "others had to wait as long as a question may take"
+    for partition in (0, 1):
+        assert values(broker, f"{name}-out", partition) == expected(configured, lines[partition])
 
 
 def all_learned(running, n):

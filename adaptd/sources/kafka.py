@@ -30,7 +30,16 @@ from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from adaptd import kafka_client
 from adaptd.contracts import Fields, Ints, Rows
@@ -166,6 +175,11 @@ class KafkaSource:
             options["group.instance.id"] = config.instance
         self.options = options
         self.consumer: Consumer = kafka_client.built(Consumer, options, "source")
+        # For questions of other threads. A consumer makes one call at a time, so `poll`, and with it all
+        # partitions and the group, would wait as long as one answer does.
+        self.admin: AdminClient = kafka_client.built(
+            AdminClient, kafka_client.reaching(self.client_options), "source"
+        )
         self.begun: set[int] = set()
         """Partitions that are read, or paused."""
         self.renewed: list[float] = []
@@ -331,27 +345,36 @@ class KafkaSource:
         self.decoder.load_state({"records": 0})
         return self.decoder.decode(lines, kinds)
 
-    # Partitions; these may be called from another thread.
+    # Partitions; the first two may be called from another thread.
 
     def committed(self, partition: int) -> dict[str, tuple[int, str]]:
         """Committed position and its metadata by topic, without topics that have none.
 
-        A transaction of the former owner that is still open is waited for. Raises KafkaException when
-        the answer does not come in time; ask again.
+        Raises KafkaException, UNSTABLE_OFFSET_COMMIT while a transaction is open that would move them; ask
+        again.
         """
+        group = self.config.group
         wanted = [TopicPartition(topic, partition) for topic in self.topics]
-        found = self.consumer.committed(wanted, timeout=CALL_SECONDS)
+        answer = self.admin.list_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(group, wanted)],
+            require_stable=True,
+            request_timeout=CALL_SECONDS,
+        )
+        found = answer[group].result().topic_partitions
         for each in found:
             if each.error is not None:
                 raise KafkaException(each.error)
         return {each.topic: (each.offset, each.metadata or "") for each in found if each.offset >= 0}
 
-    def bounds(self, topic: str, partition: int) -> tuple[int, int]:
-        """Where the log begins and ends. Raises KafkaException."""
-        low, high = self.consumer.get_watermark_offsets(
-            TopicPartition(topic, partition), timeout=CALL_SECONDS
+    def start(self, topic: str, partition: int) -> int:
+        """Where a lane begins that has no committed position. Raises KafkaException; ask again."""
+        place = TopicPartition(topic, partition)
+        is_end = self.config.start == "latest"
+        where = OffsetSpec.latest() if is_end else OffsetSpec.earliest()  # type: ignore[no-untyped-call]
+        answer = self.admin.list_offsets(
+            {place: where}, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=CALL_SECONDS
         )
-        return low, high
+        return int(answer[place].result().offset)
 
     def cluster(self) -> str:
         """The cluster's id. Raises InputError."""
