@@ -164,6 +164,37 @@ def test_a_slow_answer_about_the_log_does_not_move_a_partition(broker):
         source.close()
 
 
+def test_a_partition_that_was_paused_when_it_went_is_read_when_it_comes_back(broker):
+    """As after a transaction that failed in a rebalance."""
+    topic = broker.create("paused-rows")
+    broker.produce(topic, [b"{}"] * 300)
+
+    class Noting:
+        def __init__(self):
+            self.partitions = []
+
+        def assigned(self, partitions):
+            self.partitions = partitions
+
+        def revoked(self, partitions): ...
+        def lost(self, partitions): ...
+
+    source = kafka.build(kafka.Config(servers=broker.servers, topic=topic, group="paused"), Fields())
+    try:
+        listener = Noting()
+        source.subscribe(listener)
+        wait_until(lambda: source.poll(0.05) == [] and listener.partitions, "no partition came")
+        for start in (0, 100):
+            source.begin(0, {topic: start})
+            wait_until(
+                lambda at=start: any(each.offsets[0] == at for each in source.poll(0.05)), "no record", 20
+            )
+            source.pause([0])
+            source.let_go([0])
+    finally:
+        source.close()
+
+
 def seconds_from_assignment(watch: Watch, replicas: list[Replica], after: float) -> list[float]:
     """Of each assignment since `after`: until that partition's predictions went on."""
     found = []

@@ -389,9 +389,10 @@ class KafkaSource:
         if partition not in self.begun:
             self.consumer.incremental_assign(places)
             self.begun.add(partition)
-            return
-        for place in places:
-            self.consumer.seek(place)
+        else:
+            for place in places:
+                self.consumer.seek(place)
+        # A pause outlives the partition's loss: one that was paused when it went would come back paused.
         self.consumer.resume(self.of_both([partition]))
 
     def pause(self, partitions: list[int]) -> None:
