@@ -3,7 +3,7 @@
 The committed position T of a partition has the name of a checkpoint beside it. That checkpoint stands at a
 position C, at or before T: whoever loads it does the records from C to T again in silence. Objects of the
 store never change, and names are published by transactions only, so a replica that was shut out can save
-what it likes: nobody reads it.
+what it likes: nobody reads it. The name of the owner's producer stands there as well, for its heir.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 import msgspec
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from adaptd import config as configuration
 from adaptd import events, kafka_client
@@ -23,9 +23,12 @@ from adaptd.checkpoint_objects import CheckpointObjects, Pending, Saved
 from adaptd.contracts import State
 from adaptd.engine import Lane
 from adaptd.errors import AdaptdError, CheckpointError
+from adaptd.sinks.kafka import KafkaSink
 from adaptd.sources.kafka import KafkaSource
 
 FRESH = "To start fresh, choose another source.group."
+# A commit that was under way is over by then; positions that still wait for one are of an owner that died.
+COMMIT_SECONDS = 0.5
 
 Answer = TypeVar("Answer")
 
@@ -34,6 +37,8 @@ class Named(msgspec.Struct):
     """What stands in the metadata of a committed position."""
 
     checkpoint: str
+    producer: str = ""
+    """Whose transactions may have outputs of this partition; empty when its owner left in order."""
 
 
 class LaneLog:
@@ -59,9 +64,14 @@ class Part:
         """By topic: the committed position. Records before it are done in silence."""
         self.checkpoint = ""
         """The name that the next transaction publishes."""
+        self.producer = ""
+        """And the producer, which stands there before it sends its first output."""
+        self.is_parting = False
+        """No output comes any more, and the next transaction says so."""
+        self.published = Named("")
+        """What stands beside the committed position."""
         self.saved: dict[str, int] = {}
         """Positions of that checkpoint."""
-        self.is_published = False
         self.seconds = 0.0
         """How long saving took, the last time."""
         self.saving: Pending[Saved] | None = None
@@ -77,9 +87,22 @@ class Part:
         """Whether it has seen records that are not committed."""
         return any(self.positions[topic] > at for topic, at in self.committed.items())
 
+    @property
+    def names(self) -> Named:
+        """What the next transaction writes beside the committed position."""
+        return Named(self.checkpoint, "" if self.is_parting else self.producer)
+
+    @property
+    def is_named(self) -> bool:
+        """Whether its outputs may come: who sends them stands there, and what they come from."""
+        return self.is_parting or bool(self.published.checkpoint and self.published.producer == self.producer)
+
+    @property
+    def is_published(self) -> bool:
+        return self.published == self.names
+
     def metadata(self) -> str:
-        """What stands beside its committed positions."""
-        return msgspec.json.encode(Named(self.checkpoint)).decode()
+        return msgspec.json.encode(self.names).decode()
 
     def reached(self) -> dict[str, int]:
         """What can be committed: never back behind what is."""
@@ -87,16 +110,14 @@ class Part:
 
 
 class LaneKeeper:
-    """Loads and saves the lanes of one group. The methods may be called from several threads.
-
-    timeout_seconds: so long the brokers may keep an answer back.
-    """
+    """Loads and saves the lanes of one group. The methods may be called from several threads."""
 
     def __init__(
-        self, config: configuration.Config, source: KafkaSource, log: events.Events, timeout_seconds: float
+        self, config: configuration.Config, source: KafkaSource, sink: KafkaSink, log: events.Events
     ) -> None:
-        self.config, self.source, self.log = config, source, log
-        self.timeout_seconds = timeout_seconds
+        self.config, self.source, self.sink, self.log = config, source, sink, log
+        self.ending: set[str] = set()
+        """Producers whose open transaction is being ended."""
         self.cluster = source.cluster()
         told = config.checkpoint
         # Replicas share the store; journal and dead letters stay in the directory of each.
@@ -127,7 +148,7 @@ class LaneKeeper:
 
     def load(self, partition: int, given_up: threading.Event) -> Part | None:
         """The lane as its checkpoint has it; None when the partition is not wanted any more."""
-        committed = self.asked(lambda: self.source.committed(partition), given_up)
+        committed = self.settled(partition, given_up)
         if committed is None:
             return None
         log = LaneLog(self.log, partition)
@@ -150,6 +171,7 @@ class LaneKeeper:
         except BaseException:
             lane.close()
             raise
+        part.producer = self.sink.name
         return part
 
     def restore(self, part: Part, committed: dict[str, tuple[int, str]]) -> None:
@@ -158,15 +180,13 @@ class LaneKeeper:
             f"partition {part.partition} of {self.source.config.topic!r}, group {self.source.config.group!r}"
         )
         missing = [topic for topic in self.source.topics if topic not in committed]
-        try:
-            name = msgspec.json.decode(committed[self.source.config.topic][1], type=Named).checkpoint
-        except (KeyError, msgspec.MsgspecError):
-            name = ""
-        if missing or not name:
+        found = self.named(committed)
+        if missing or not found.checkpoint:
             raise CheckpointError(
                 f"{place}: the committed position must come from adaptd with the same topics; it names no "
                 f"checkpoint. Somebody else has committed in this group, or reset it. {FRESH}"
             )
+        name = found.checkpoint
         state = self.store.load(name)
         part.committed = {topic: offset for topic, (offset, _) in committed.items()}
         part.positions = {topic: int(at) for topic, at in state["positions"].items()}
@@ -182,11 +202,62 @@ class LaneKeeper:
                     f"{part.committed[topic]}. The group was reset; adaptd cannot unlearn. {FRESH}"
                 )
         part.lane.load_state(state["lane"])
-        part.checkpoint, part.saved, part.is_published = name, dict(part.positions), True
+        part.checkpoint, part.saved, part.published = name, dict(part.positions), found
+
+    def named(self, committed: dict[str, tuple[int, str]]) -> Named:
+        """What stands beside a committed position; nothing when it is not of adaptd."""
+        try:
+            return msgspec.json.decode(committed[self.source.config.topic][1], type=Named)
+        except (KeyError, msgspec.MsgspecError):
+            return Named("")
+
+    def settled(self, partition: int, given_up: threading.Event) -> dict[str, tuple[int, str]] | None:
+        """Committed positions that no transaction is about to move; None once they are not wanted any more.
+
+        What the former owner left open, if it died, is ended: its positions are waited for here, and readers
+        of its outputs' partitions wait for it too, where the brokers would let it stand until its time is up.
+        """
+        begun = time.monotonic()
+        ended = ""
+
+        def question() -> dict[str, tuple[int, str]]:
+            nonlocal ended
+            try:
+                return self.source.committed(partition)
+            except KafkaException as error:
+                is_open = error.args[0].code() == KafkaError.UNSTABLE_OFFSET_COMMIT
+                if is_open and not ended and time.monotonic() - begun > COMMIT_SECONDS:
+                    ended = self.end_of(self.source.committed(partition, is_settled=False))
+                raise
+
+        committed = self.asked(question, given_up)
+        if committed and not ended:
+            self.end_of(committed)
+        return committed
+
+    def end_of(self, committed: dict[str, tuple[int, str]]) -> str:
+        """End the open transaction of the producer named beside `committed`, not waiting; its name."""
+        name = self.named(committed).producer
+        # Whoever may commit in this group must not shut out producers of others.
+        is_ours = name.startswith(self.source.producers)
+        if not is_ours or name == self.sink.name or name in self.ending:
+            return name
+        self.ending.add(name)
+
+        def end() -> None:
+            try:
+                self.sink.end(name)
+            except AdaptdError as error:
+                kafka_client.LOG.warning("%s is left to the brokers: %s", name, error)
+            finally:
+                self.ending.discard(name)
+
+        threading.Thread(target=end, name="kafka ender", daemon=True).start()
+        return name
 
     def asked(self, question: Callable[[], Answer], given_up: threading.Event) -> Answer | None:
         """The brokers' answer; None once it is not wanted any more. Raises AdaptdError when none comes."""
-        end = time.monotonic() + self.timeout_seconds
+        end = time.monotonic() + self.sink.config.timeout_seconds
         while not given_up.is_set():
             try:
                 return question()

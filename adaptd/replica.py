@@ -7,7 +7,8 @@ checkpoints that there are, the brokers name the one that counts, and they take 
 
 A partition that comes is loaded beside the loop: committed position T, the checkpoint named there with its
 position C at or before T, then the records from C to T once more in silence, then on from T. What a
-transaction that failed has done to a lane is undone in the same way.
+transaction that failed has done to a lane is undone in the same way. The owner's producer is named there too,
+from before its first output until it gives the partition away: what it left open when it died can be ended.
 """
 
 import concurrent.futures
@@ -76,7 +77,7 @@ class Replica(Daemon):
         self.transactions = self.aborted = self.aborted_in_a_row = 0
         self.is_leaving = False
         super().__init__(*arguments, **options)
-        self.keeper = LaneKeeper(self.config, self.source, self.log, self.sink.config.timeout_seconds)
+        self.keeper = LaneKeeper(self.config, self.source, self.sink, self.log)
         self.idle_lane = self.lane
         """Stands for the lanes while there is none."""
         self.loaders = concurrent.futures.ThreadPoolExecutor(LOADERS, "loader")
@@ -98,12 +99,12 @@ class Replica(Daemon):
         name = ""
         if options.delivery == "exactly_once":
             # After a restart the same name ends what its predecessor left open; a nameless replica gets
-            # a name of its own, and the brokers end what it left open in time.
+            # a name of its own, and whoever has its partitions next ends what it left open.
             own = (
                 source.config.instance
                 or hashlib.sha256(f"{time.time_ns()}{id(self)}".encode()).hexdigest()[:16]
             )
-            name = f"adaptd-{source.config.group}-{own}"
+            name = source.producers + own
         sink: Sink = module.build(options, source.config.servers, source.client_options, name)
         return sink
 
@@ -289,7 +290,7 @@ class Replica(Daemon):
         for part in parts:
             part.committed = reached[part.partition]
             if not part.is_published:
-                part.is_published = True
+                part.published = part.names
                 self.loaders.submit(self.keeper.drop_older, part.partition, part.checkpoint)
 
     def commit_offsets(self, offsets: list[TopicPartition]) -> None:
@@ -302,7 +303,7 @@ class Replica(Daemon):
             raise Aborted(kafka_client.words(error)) from error
 
     def go_back(self, error: Aborted) -> None:
-        """Lanes that have seen records of the transaction that failed are loaded anew."""
+        """Lanes that the transaction that failed had records or the first name of are loaded anew."""
         self.aborted += 1
         self.aborted_in_a_row += 1
         self.log.emit(events.TransactionAborted(detail=str(error)))
@@ -311,7 +312,7 @@ class Replica(Daemon):
         if self.aborted_in_a_row > 1:
             time.sleep(min(ABORTED_SECONDS * 2 ** (self.aborted_in_a_row - 2), ABORTED_SECONDS_MAX))
         self.sink.abort()
-        back = [part.partition for part in self.parts.values() if part.is_ahead]
+        back = [part.partition for part in self.parts.values() if part.is_ahead or not part.is_named]
         self.drop(back, "aborted")
         with contextlib.suppress(KafkaException):
             self.source.pause(back)
@@ -349,7 +350,7 @@ class Replica(Daemon):
             self.figures.checkpoint_failures += 1
             self.log.emit(events.CheckpointFailed(detail=str(error)))
             return str(error)
-        part.checkpoint, part.saved, part.is_published = info.name, part.saving_at, False
+        part.checkpoint, part.saved = info.name, part.saving_at
         part.seconds = info.seconds
         self.number += 1
         self.figures.checkpoints += 1
@@ -385,6 +386,7 @@ class Replica(Daemon):
 
     def commit_or_fail(self) -> None:
         """The end: save, name, leave. Raises CheckpointError."""
+        self.part_from(list(self.parts))
         failure = self.commit()
         self.is_leaving = True
         if failure:
@@ -413,8 +415,15 @@ class Replica(Daemon):
     def revoked(self, partitions: list[int]) -> None:
         """Whoever gets them next goes on where we commit, from a fresh checkpoint if there is time."""
         if not self.is_leaving and self.stopped_by != "failed":
+            self.part_from(partitions)
             self.save_all([number for number in partitions if self.is_quick(number)])
         self.drop(partitions, "revoked")
+
+    def part_from(self, partitions: list[int]) -> None:
+        """The next commit is our last for these, and says so: we leave nothing open that has to be ended."""
+        for part in map(self.parts.get, partitions):
+            if part is not None:
+                part.is_parting = True
 
     def is_quick(self, partition: int) -> bool:
         part = self.parts.get(partition)
@@ -463,8 +472,6 @@ class Replica(Daemon):
             if part is None:
                 del self.loading[number]
                 continue
-            if not part.is_published and not self.name_first(part):
-                continue
             try:
                 self.source.begin(number, part.positions)
             except KafkaException as error:
@@ -484,14 +491,10 @@ class Replica(Daemon):
                     seconds=round(self.clock.monotonic() - loading.begun, 3),
                 )
             )
-
-    def name_first(self, part: Part) -> bool:
-        """The name of a new lane's checkpoint is committed before its first output."""
-        self.parts[part.partition] = part
-        self.commit_transaction()
-        if self.parts.get(part.partition) is part:
-            del self.parts[part.partition]
-        return part.is_published
+        # Before a lane's first record is polled: whoever has it after our death finds the checkpoint that the
+        # output came from, and whose open transaction to end.
+        if not all(part.is_named for part in self.parts.values()):
+            self.commit_transaction()
 
 
 def close_unused(future: "concurrent.futures.Future[Part | None]") -> None:

@@ -318,6 +318,7 @@ def test_partitions_move_with_their_lanes_and_nothing_is_lost_or_doubled(broker,
     with Running(configured[0]) as one:
         feed(0, 300)
         one.wait_for(partial(has, broker, "moving-out", 600), "the first predictions")
+        producer = one.replica.sink.producer
         with Running(configured[1]) as two:
             feed(300, 600)
             two.wait_for(lambda: two.events("partition_started"), "a partition of the second replica")
@@ -326,6 +327,8 @@ def test_partitions_move_with_their_lanes_and_nothing_is_lost_or_doubled(broker,
             assert two.replica.figures.snapshot().predictions > 0
         feed(900, 1200)
         one.wait_for(partial(has, broker, "moving-out", 2400), "the last predictions")
+    # Who gives a partition away in order has nothing open, and is not shut out.
+    assert one.replica.sink.producer is producer
     # The one who went took a fresh checkpoint along: there was nothing to do again.
     assert {event["replayed"] for running in (one, two) for event in running.events("partition_started")} == {
         0
@@ -356,8 +359,10 @@ def left_open(broker, name, partition, metadata):
     return producer
 
 
-def test_positions_in_an_open_transaction_hold_up_no_other_partition(broker, tmp_path):
-    name = "left"
+@pytest.mark.parametrize("is_named", [True, False], ids=["named", "nameless"])
+def test_positions_in_an_open_transaction_hold_up_no_other_partition(broker, tmp_path, is_named):
+    """Of a dead owner that is named beside the position from before it is ended; it would stay for long."""
+    name = f"left-{is_named}"
     topics(broker, name, 2)
     lines = {partition: rows(400, seed=partition) for partition in (0, 1)}
     configured = tree(broker, name, tmp_path)
@@ -365,7 +370,10 @@ def test_positions_in_an_open_transaction_hold_up_no_other_partition(broker, tmp
         broker.produce(f"{name}-in", lines[partition][:100], partition)
     with Running(configured) as running:
         running.wait_for(partial(has, broker, f"{name}-out", 200), "the first predictions")
-    dead = left_open(broker, name, 1, broker.group_offsets(name, f"{name}-in")[1][1])
+    metadata = json.loads(broker.group_offsets(name, f"{name}-in")[1][1])
+    assert metadata["producer"] == "", "who leaves in order has nothing open"
+    metadata["producer"] = f"adaptd-{name}-dead" if is_named else ""
+    dead = left_open(broker, name, 1, json.dumps(metadata))
     broker.produce(f"{name}-in", lines[1][100:], 1)
 
     seconds = []
@@ -375,12 +383,37 @@ def test_positions_in_an_open_transaction_hold_up_no_other_partition(broker, tmp
             begun = time.time()
             broker.produce(f"{name}-in", lines[0][start : start + 50], 0)
             seconds.append(watch.seconds_until_next(0, begun))
-        assert len(values(broker, f"{name}-out", 1)) == 100
-        dead.abort_transaction(30)
+        if not is_named:
+            assert len(values(broker, f"{name}-out", 1)) == 100
+            dead.abort_transaction(30)
         running.wait_for(partial(has, broker, f"{name}-out", 800), "the predictions of both")
     assert statistics.median(seconds) < 1.0, "others had to wait as long as a question may take"
     for partition in (0, 1):
         assert values(broker, f"{name}-out", partition) == expected(configured, lines[partition])
+
+
+def test_what_a_killed_replica_left_open_is_ended_by_who_comes_after_it(broker, tmp_path):
+    """Outputs of its very first transaction, which nothing but the commit before it could tell of."""
+    topics(broker, "open")
+    lines = rows(300)
+    configured = tree(
+        broker, "open", tmp_path / "state", source={"session_timeout_seconds": 2.0},
+        sink={"transaction_interval_seconds": 3600.0, "transaction_timeout_seconds": 900.0},
+    )  # fmt: skip
+    path = tmp_path / "config.toml"
+    path.write_text(toml(configured))
+    broker.produce("open-in", lines)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "adaptd", "run", "--config", str(path)], stderr=subprocess.PIPE
+    )
+    wait_for(lambda: len(broker.uncommitted("open-out")) == 300, "outputs in an open transaction")
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not broker.committed("open-out")
+    configured["sink"]["transaction_interval_seconds"] = 0.1
+    with Running(configured) as running:
+        running.wait_for(partial(has, broker, "open-out", 300), "the predictions")
+    assert values(broker, "open-out") == expected(configured, lines)
 
 
 def all_learned(running, n):

@@ -195,6 +195,41 @@ def test_a_partition_that_was_paused_when_it_went_is_read_when_it_comes_back(bro
         source.close()
 
 
+def test_a_replica_that_was_paused_is_shut_out_and_works_again(broker, tmp_path):
+    """Its partitions have gone to another, which has ended what it had open: it must not take that ill."""
+    n, partitions = 5_000, 4
+    topic = broker.create("zombie-rows", partitions)
+    streams_of = [stream(n, SEED + 20 + k) for k in range(partitions)]
+    lines = [part for part, _ in streams_of]
+    with Group(broker, tmp_path, "zombie", topic, partitions) as group:
+        with (
+            Watch(broker, group.predictions, partitions) as watch,
+            Feeder(broker, topic, lines, ROWS_PER_SECOND / 4) as feeder,
+        ):
+            total = sum(map(len, lines))
+            replicas = [group.start(name, static=False) for name in ("one", "two")]
+            for replica in replicas:
+                wait_until(lambda one=replica: started(one), "no lane has started")
+            for k, replica in enumerate(replicas):
+                before = len(replica.events("partition_started"))
+                feeder.allow(total * (2 * k + 1) // 5)
+                watch.seconds_until_next(0, time.time())
+                os.kill(replica.process.pid, signal.SIGSTOP)
+                stopped = time.time()
+                feeder.allow(total * (2 * k + 2) // 5)
+                for partition in range(partitions):
+                    watch.seconds_until_next(partition, stopped + 1.0)
+                os.kill(replica.process.pid, signal.SIGCONT)
+                wait_until(
+                    lambda one=replica, k=before: len(one.events("partition_started")) > k,
+                    "it has no partition again",
+                )
+        group.finish()
+        other = uninterrupted(broker, tmp_path, "zombie-not", topic, partitions)
+        assert_same(group, other, sum(rows for _, rows in streams_of))
+    assert all(replica.process.returncode == 0 for replica in replicas)
+
+
 def seconds_from_assignment(watch: Watch, replicas: list[Replica], after: float) -> list[float]:
     """Of each assignment since `after`: until that partition's predictions went on."""
     found = []

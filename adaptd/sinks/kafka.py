@@ -54,7 +54,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transaction_interval_seconds: Seconds = 0.1
     """Time from the first row of a transaction to its commit: the latency of the output."""
     transaction_timeout_seconds: Annotated[float, msgspec.Meta(ge=1, le=900)] = 10.0
-    """The brokers abort a transaction that stays open for longer, such as that of a replica that died."""
+    """The brokers abort a transaction that stays open for longer; that of a replica that died is aborted
+    by whoever has its partitions next, if one comes sooner."""
     timeout_seconds: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 120.0
     """So long the brokers may be away before adaptd stops with an error."""
     options: dict[str, Any] = {}
@@ -97,9 +98,10 @@ class KafkaSink:
         self.failure: KafkaError | None = None
         self.caller = kafka_client.Caller()
         self.is_hanging = False
-        self.producer = self.connect()
+        self.producer = self.connect(name)
 
-    def connect(self) -> Producer:
+    def connect(self, name: str) -> Producer:
+        """A new producer. Under a `name` it shuts out whoever had that before, and ends what he left open."""
         options = {
             # Many records a request; what is waited for is the transaction, which flushes them.
             "linger.ms": 20,
@@ -111,16 +113,23 @@ class KafkaSink:
             "enable.idempotence": True,
             "on_delivery": self.delivered,
         }
-        if self.name:
-            options["transactional.id"] = self.name
+        if name:
+            options["transactional.id"] = name
             options["transaction.timeout.ms"] = int(self.config.transaction_timeout_seconds * 1000)
         else:
             # What the brokers do not take within this time has failed, and is seen at the next flush.
             options.setdefault("message.timeout.ms", int(self.config.timeout_seconds * 1000))
         producer: Producer = kafka_client.built(Producer, options, "sink")
-        if self.name:
+        if name:
             self.insist(producer.init_transactions, "a transactional producer could not be registered")
         return producer
+
+    def end(self, name: str) -> None:
+        """Abort what the producer `name` left open when it died. Raises Aborted, AdaptdError.
+
+        It may be called from another thread. One that is alive has what it sent aborted, and is replaced.
+        """
+        self.connect(name)
 
     def delivered(self, error: KafkaError | None, message: Any) -> None:
         """Called from within polls, for failures only."""
@@ -278,7 +287,7 @@ class KafkaSink:
         self.replaced += 1
         if self.replaced > REPLACED_MAX:
             raise AdaptdError(self.gone(f"the producer is shut out again and again: {why}")) from why
-        self.producer = self.connect()
+        self.producer = self.connect(self.name)
 
     def gone(self, what: str) -> str:
         return (

@@ -245,6 +245,11 @@ class KafkaSource:
     def of_both(self, partitions: list[int]) -> list[TopicPartition]:
         return [TopicPartition(topic, each) for each in partitions for topic in self.topics]
 
+    @property
+    def producers(self) -> str:
+        """What the transactional ids of the group's replicas begin with."""
+        return f"adaptd-{self.config.group}-"
+
     def group_metadata(self) -> Any:
         """This member's generation, which a transaction is checked against."""
         return self.consumer.consumer_group_metadata()
@@ -347,17 +352,17 @@ class KafkaSource:
 
     # Partitions; the first two may be called from another thread.
 
-    def committed(self, partition: int) -> dict[str, tuple[int, str]]:
+    def committed(self, partition: int, is_settled: bool = True) -> dict[str, tuple[int, str]]:
         """Committed position and its metadata by topic, without topics that have none.
 
-        Raises KafkaException, UNSTABLE_OFFSET_COMMIT while a transaction is open that would move them; ask
-        again.
+        is_settled: no transaction is open that would move them; else what holds until it ends. Raises
+        KafkaException, UNSTABLE_OFFSET_COMMIT when such a transaction is open; ask again.
         """
         group = self.config.group
         wanted = [TopicPartition(topic, partition) for topic in self.topics]
         answer = self.admin.list_consumer_group_offsets(
             [ConsumerGroupTopicPartitions(group, wanted)],
-            require_stable=True,
+            require_stable=is_settled,
             request_timeout=CALL_SECONDS,
         )
         found = answer[group].result().topic_partitions
