@@ -212,8 +212,12 @@ class Desk:
         """Between two pieces. is_idle: the source has nothing, so nothing can come again either."""
         while self.replaying and (is_idle or self.replaying[0].after <= self.taken):
             self.apply(self.replaying.popleft(), None)
+        has_waited = bool(self.previews)
         self.sort_in()
-        self.answer_previews()
+        # A walk of the pool costs about the same for one who asks as for ten: while there is a stream to work
+        # on, who has just come waits a piece for others.
+        if has_waited or is_idle:
+            self.answer_previews()
         if not self.replaying:
             self.take_writes()
         self.let_out()
