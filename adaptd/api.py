@@ -76,6 +76,7 @@ class Api:
         self.decoder = build_decoder("json", ",", config.fields)
         self.document = msgspec.json.encode(openapi.document(config))
         self.host = parse_listen(config.http.listen)[0]
+        self.is_local = is_loopback(self.host)
         self.token = read_token(config.http.token_file)
         self.limits = config.http
         self.running = 0
@@ -85,7 +86,7 @@ class Api:
     @property
     def may_write(self) -> bool:
         """Whether calls that change state are served at all."""
-        return bool(self.token) or is_loopback(self.host)
+        return bool(self.token) or self.is_local
 
     def limit(self, http: HttpConfig) -> None:
         """Other limits, from a reload."""
@@ -359,7 +360,7 @@ class Guard:
                 reply = error(401, "the call must bring the token: Authorization: Bearer ...")
                 reply.headers["WWW-Authenticate"] = "Bearer"
                 return reply
-        elif is_loopback(api.host) and hostname(host) not in (*LOOPBACK_NAMES, api.host):
+        elif api.is_local and hostname(host) not in (*LOOPBACK_NAMES, api.host):
             return error(403, "the Host must name the loopback address; or set http.token_file")
         now = time.monotonic()
         rate = api.limits.requests_per_second

@@ -68,6 +68,8 @@ class HttpServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            # Nothing here asks who the client is, so nobody has to be believed about it.
+            proxy_headers=False,
             ws="none",
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=CLOSE_SECONDS,

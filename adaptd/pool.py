@@ -175,15 +175,14 @@ class Pool:
             slot.has_learned, slot.asleep_rows, slot.predicted_rows = False, 0, 0
             silence(out, op)
             return
-        asleep_rows, judged = silence(out, told), told
+        asked, asleep = silence(out, told)
         if not slot.has_learned:
             lessons = np.flatnonzero((told & LEARN != 0) & (weight > 0))
             slot.has_learned = bool(len(lessons))
-            judged = told[lessons[0] + 1 :] if slot.has_learned else told[:0]
-            asleep = np.isnan(out[len(op) - len(judged) :]).any(axis=1)
-            asleep_rows = np.count_nonzero(asleep & (judged & PREDICT != 0))
-        slot.asleep_rows += int(asleep_rows)
-        slot.predicted_rows += int(np.count_nonzero(judged & PREDICT))
+            first = int(lessons[0]) + 1 if slot.has_learned else len(told)
+            asked, asleep = silence(out[first:], told[first:])
+        slot.predicted_rows += asked
+        slot.asleep_rows += asleep
         slot.seconds += 0.1 * ((time.perf_counter() - start) / len(op) - slot.seconds)
 
     def preview(self, x: Floats, lags: Floats) -> Floats:

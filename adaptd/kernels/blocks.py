@@ -5,11 +5,14 @@ import math
 from adaptd.kernels.compile import kernel
 
 
-@kernel("i8(f8[:,::1], u1[::1])")
+@kernel("UniTuple(i8, 2)(f8[:,::1], u1[::1])")
 def silence(out, op):
-    """Make every prediction row of `out` that is not all finite NaN throughout; how many were PREDICTs."""
+    """Make every prediction row of `out` that is not all finite NaN throughout.
+
+    Gives the number of PREDICTs, and how many of these have such a row.
+    """
     n, width = out.shape
-    asleep = 0
+    asked = asleep = 0
     for t in range(n):
         finite = True
         for c in range(width):
@@ -18,7 +21,8 @@ def silence(out, op):
             for c in range(width):
                 out[t, c] = math.nan
             asleep += op[t] & 1
-    return asleep
+        asked += op[t] & 1
+    return asked, asleep
 
 
 # Columns that a lagged learner gets, and how fast the two fading means forget.

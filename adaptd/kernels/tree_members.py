@@ -114,6 +114,8 @@ class Members:
             member(self.columns, self.shape, layout.n_features, generator(seed, stream))
             for stream in range(options.members)
         ]
+        self.known_bytes = 0
+        """Of all members; 0 when their storage has changed since it was added up."""
 
     def set_layout(self, layout: Layout) -> None:
         """Sizes of the arrays under `layout`, and what the kernels need to know of it."""
@@ -150,10 +152,12 @@ class Members:
                 if start == n:
                     break
                 m.make_room()
+                self.known_bytes = 0
         self.kernels.answer(votes, op, out)
 
     def grow(self, layout: Layout) -> None:
         self.set_layout(layout)
+        self.known_bytes = 0
         for member in self.members:
             member.grow(self.columns, self.shape, layout.n_features)
 
@@ -161,11 +165,14 @@ class Members:
         return {"members": [pack(member, Member.NAMES) for member in self.members]}
 
     def load_state(self, state: State) -> None:
+        self.known_bytes = 0
         for member, taken in zip(self.members, state["members"], strict=True):
             unpack(member, Member.NAMES, taken)
 
     def n_bytes(self) -> int:
-        return sum(member.n_bytes() for member in self.members)
+        if not self.known_bytes:
+            self.known_bytes = sum(member.n_bytes() for member in self.members)
+        return self.known_bytes
 
     def count(self, counter: int) -> float:
         """Sum of one of the counters over the members."""
