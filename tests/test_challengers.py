@@ -19,6 +19,8 @@ LEARNERS = {
 }
 STRETCH = 2500
 ALONE = {"memory": {"enabled": False}}
+# Control points so close that a challenger has rows to learn aside before it comes to its place.
+CLOSE = ALONE | {"control": {"rows": 32}}
 
 
 @pytest.fixture(scope="module")
@@ -103,19 +105,39 @@ def test_reads_of_any_size_raise_the_same(step):
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-@pytest.mark.parametrize("after", [0, 50, 128, 300])
+@pytest.mark.parametrize("after", [0, 10, 32, 64])
 def test_a_stop_with_a_challenger_in_flight_leaves_no_trace(records, action, after):
-    straight = only(Bench(ALONE, LEARNERS), action).feed(records[:4200])
+    straight = only(Bench(CLOSE, LEARNERS), action).feed(records[:4200])
     stop = straight.events("challenger_raised")[0][0] + after
-    first = only(Bench(ALONE, LEARNERS), action).feed(records[:stop])
-    assert first.lane.strategy.challengers.challengers
-    second = Bench(ALONE, LEARNERS)
+    first = only(Bench(CLOSE, LEARNERS), action).feed(records[:stop])
+    [challenger] = first.lane.strategy.challengers.challengers.values()
+    assert (challenger.slot is not None) == (after < 32 and action != "mutate")
+    second = Bench(CLOSE, LEARNERS)
     assert second.lane.load_state(first.lane.state()) == []
     second.decoder.load_state(first.decoder.state())
     second.feed(records[stop:4200])
     values = first.values + second.values
     assert [value.tobytes() for value in values] == [value.tobytes() for value in straight.values]
     assert same_state(second.lane.state(), straight.lane.state())
+
+
+@pytest.mark.parametrize("after", [10, 80], ids=["while it learns aside", "in its place"])
+def test_one_that_fails_is_retired_and_nobody_else(records, after):
+    straight = only(Bench(CLOSE, LEARNERS), "fresh").feed(records[:4200])
+    stop = straight.events("challenger_raised")[0][0] + after
+    bench = only(Bench(CLOSE, LEARNERS), "fresh").feed(records[:stop])
+    [(index, challenger)] = bench.lane.strategy.challengers.challengers.items()
+    assert (challenger.slot is None) == (after == 80)
+
+    def fail(*block: object) -> None:
+        raise ArithmeticError("overflow")
+
+    (challenger.slot or bench.lane.pool.slots[index]).learner.step = fail
+    bench.feed(records[stop:4200])
+    retired = bench.events("challenger_retired")
+    assert (retired[0][0] - stop, retired[0][1]["reason"]) == (-stop % 32, "failed")
+    assert all(slot.is_place or not slot.set_aside for slot in bench.lane.pool.slots)
+    assert np.isfinite(np.concatenate([np.ravel(value) for value in bench.values])).all()
 
 
 def test_places_rows_and_bytes_are_bounded(records):
