@@ -5,6 +5,7 @@ import pytest
 
 from adaptd.contracts import CATEGORY, LEARN, NUMBER, PREDICT, Layout
 from adaptd.kernels import boosting as trees
+from adaptd.kernels import category_effects
 from adaptd.learners import boosting
 from adaptd.learners.boosting import Config, build, find_edges
 from adaptd.numerics import same_state
@@ -84,6 +85,72 @@ def test_categories_of_many_codes_are_told_by_their_gradients():
     assert accuracy(out[5000:], y[5000:]) > 0.9
 
 
+def test_codes_that_mean_nothing_are_not_taken_for_rules():
+    """The order of hundreds of codes by the noise of their own labels would gain more than the numbers do."""
+    rng = np.random.default_rng(12)
+    numbers = rng.normal(size=(8000, 3))
+    y = np.where(rng.random(8000) < 0.85, rule(numbers), 1 - rule(numbers))
+    x = np.column_stack([numbers, rng.integers(0, 400, (8000, 3))])
+    plain, noisy = layout_of(2), layout_of(2, 3, (512, 512, 512))
+    without = walk(build(Config(), plain, 0), numbers, y, plain)
+    out = walk(build(Config(), noisy, 0), x, y, noisy)
+    assert accuracy(out[4000:], y[4000:]) > accuracy(without[4000:], y[4000:]) - 0.02
+
+
+def test_effects_of_codes_are_remembered_beyond_the_window():
+    rng = np.random.default_rng(13)
+    n_codes = 1000
+    effect = rng.normal(0, 3, n_codes)
+    x = np.column_stack([rng.normal(size=20000), rng.integers(0, n_codes, 20000)])
+    score = effect[x[:, 1].astype(int)] + 2 * (np.abs(x[:, 0]) < 0.7)
+    y = (rng.random(20000) < 1 / (1 + np.exp(-score))).astype(float)
+    layout = layout_of(2, 1, (1024,))
+    # Of the window's rows each code has two.
+    out = walk(build(Config(window=2000), layout, 0), x, y, layout)
+    best = accuracy(np.column_stack([-score, score])[15000:], y[15000:])
+    assert accuracy(out[15000:], y[15000:]) > best - 0.04
+
+
+def test_effects_of_pairs_of_codes_are_learned():
+    rng = np.random.default_rng(16)
+    x = np.column_stack([rng.normal(size=20000), rng.integers(0, (80, 12), (20000, 2))])
+    codes = x[:, 1:].astype(int)
+    y = rng.integers(0, 2, (80, 12))[codes[:, 0], codes[:, 1]].astype(float)
+    layout = layout_of(2, 1, (128, 16))
+    out = walk(build(Config(window=2000), layout, 0), x, y, layout)
+    assert accuracy(out[15000:], y[15000:]) > 0.8
+
+
+def test_few_codes_are_left_to_the_trees():
+    learner = build(Config(), layout_of(2, 1, (64, 32)), 0)
+    assert learner.effects.size == learner.spreads.size == 0
+    learner.grow(layout_of(2, 1, (128, 32)))
+    assert learner.effects.size > 0
+
+
+def test_an_effect_that_turns_is_followed():
+    rng = np.random.default_rng(14)
+    effect = rng.normal(0, 10, (2, 100))
+    x = np.column_stack([rng.normal(size=16000), rng.integers(0, 100, 16000)])
+    y = effect[(np.arange(16000) >= 8000).astype(int), x[:, 1].astype(int)] + rng.normal(size=16000)
+    layout = layout_of(0, 1, (128,))
+    error = np.abs(walk(build(Config(), layout, 0), x, y, layout)[:, 0] - y)
+    assert error[6000:8000].mean() < 1.5
+    assert error[13000:].mean() < 2.0
+
+
+def test_room_for_more_codes_changes_no_prediction():
+    rng = np.random.default_rng(15)
+    x = np.column_stack([rng.normal(size=1000), rng.integers(0, 4, (1000, 2))])
+    y = (x[:, 1] > x[:, 2]).astype(float)
+    small, large = layout_of(2, 1, (4, 128)), layout_of(2, 1, (4, 256))
+    learner = build(Config(), small, 0)
+    walk(learner, x, y, small)
+    before = walk(learner, x[:50], y[:50], small, PREDICT)
+    learner.grow(large)
+    np.testing.assert_array_equal(walk(learner, x[:50], y[:50], large, PREDICT), before)
+
+
 def test_missing_values_that_tell_the_label_are_used():
     rng = np.random.default_rng(5)
     x = rng.normal(size=(2000, 3))
@@ -156,11 +223,12 @@ def test_a_third_class_and_a_new_category_find_room_mid_stream():
     assert accuracy(out[1000:], y[2000:]) > 0.97
 
 
-def test_state_goes_on_bit_for_bit_across_fits_and_new_bins():
+@pytest.mark.parametrize(("n_codes", "capacity"), [(20, 32), (100, 128)])
+def test_state_goes_on_bit_for_bit_across_fits_and_new_bins(n_codes, capacity):
     rng = np.random.default_rng(11)
-    x = np.column_stack([rng.normal(size=(5200, 2)), rng.integers(0, 20, 5200)])
+    x = np.column_stack([rng.normal(size=(5200, 2)), rng.integers(0, n_codes, (5200, 2))])
     y = rule(x)
-    layout = layout_of(2, 2, (32,))
+    layout = layout_of(2, 2, (capacity, capacity))
     config = Config(window=1500)
     whole = build(config, layout, 0)
     expected = walk(whole, x, y, layout)
@@ -199,3 +267,6 @@ def test_many_categories_share_places_within_the_bound():
     layout = layout_of(2, 0, (1024,) * 400)
     learner = build(Config(), layout, 0)
     assert learner.ranks.nbytes <= boosting.RANK_BYTES * 1.1
+    for classes in (2, 200):
+        learner.grow(Layout("classification", layout.kinds, layout.capacities, classes))
+        assert learner.effects.nbytes + learner.spreads.nbytes <= 2 * category_effects.BYTES_MAX

@@ -4,10 +4,12 @@ A node is a row of `nodes`: FEATURE (a column, or -1 in a leaf), THRESHOLD (numb
 categories: ranks up to it), CHILD (the left child's row, the right one follows; a leaf's number) and HEAVY
 (0 or 1: the child that missing values go to).
 
-A category's code has a rank of its own in each tree: codes in the order of their mean gradient over the
-rows that the tree is fitted to, cut into as many ranks as a number has bins. `ranks` [trees, categories,
-codes + 1] holds them by *place*: place 0 is the missing value, place 1 + c is code c. Rank 0 is a code that
-the tree has never seen, and it is treated as missing.
+A category's code has a rank of its own in each tree: codes in the order of their mean gradient, cut into as
+many ranks as a number has bins. Where codes are many (options[OTHERS]) the order is that of the window's rows
+that the tree is *not* fitted to: hundreds of codes that mean nothing, ordered by the noise of the rows that
+it is fitted to, would gain more than any number does. `ranks` [trees, categories, codes + 1] holds them by
+*place*: place 0 is the missing value, place 1 + c is code c. Rank 0 is a code that the tree has never seen,
+and it is treated as missing.
 
 Fitting is three kernels, called one after the other: `draw` (which rows, and their gradients), `grow` (the
 tree's branches), `settle` (its leaves' answers). One kernel that holds them all takes three times as long to
@@ -26,7 +28,7 @@ FEATURE, THRESHOLD, CHILD, HEAVY = 0, 1, 2, 3
 BINS, PLACE = 0, 1  # bins in use, the missing value's not counted; a category's row in `ranks`, or -1
 
 # Entries of `options` (float64) that fitting reads; the learner's own follow.
-RATE, RIDGE, HESSIAN_MIN, GAIN_MIN, SUBSAMPLE, SMOOTHING, ONE_CLASS, OWN = range(8)
+RATE, RIDGE, HESSIAN_MIN, GAIN_MIN, SUBSAMPLE, SMOOTHING, ONE_CLASS, OTHERS, OWN = range(9)
 
 # Columns of a leaf's record while a tree grows.
 START, COUNT, NODE, GRADIENT, HESSIAN, GAIN, SLOT, BIN, MISSING_LEFT, LEFT_GRADIENT, LEFT_HESSIAN = range(11)
@@ -37,6 +39,8 @@ RECORD_SIZE = 13
 # A leaf moves a class's score no further than this in one step; one row of a rare class would otherwise
 # make it certain.
 FARTHEST_STEP = 1.0
+# Weight, in the order of codes, of one that only rows have that the tree is fitted to: it gets the mean.
+TRACE = 1e-6
 # A curvature below is what subtracting histograms leaves of nothing.
 ROUNDING = 1e-9
 
@@ -183,9 +187,10 @@ def draw(
 
     The window is the `n` rows from `first` on, in a ring. order: the rows drawn, then the others; returns how
     many were drawn. leaf_of [trees, rows]: the leaf that a row fell into. slopes: [rows, scores], the loss's
-    derivatives at each row; gradients: [rows, 2], derivative and curvature along the drawn direction, times
-    the row's weight. directions: scratch [2, scores]. options[OWN] is 0 for classes, else the residual beyond
-    which a number's loss goes on as a straight line (Huber).
+    derivatives at each row (at those not drawn only with options[OTHERS]); gradients: [rows, 2],
+    derivative and curvature along the drawn direction, times the row's weight. directions: scratch [2,
+    scores]. options[OWN] is 0 for classes, else the residual beyond which a number's loss goes on as a
+    straight line (Huber).
     """
     capacity, n_scores = scores.shape
     reach = options[OWN]
@@ -204,20 +209,22 @@ def draw(
         drawn += is_drawn
     for i in range(n - drawn):
         order[drawn + i] = spare[i]
+    asked = n if options[OTHERS] > 0.0 else drawn
     for k in range(n_scores):
         strength[k] = 1e-9
-    for i in range(drawn):
+    for i in range(asked):
         row = order[i]
         if reach > 0.0:
             slopes[row, 0] = min(max(scores[row, 0] + base[0] - targets[row], -reach), reach)
             continue
         probabilities(scores[row], 0, base, slopes[row])
         slopes[row, int(targets[row])] -= 1.0
-        for k in range(n_scores):
-            strength[k] += abs(slopes[row, k])
+        if i < drawn:
+            for k in range(n_scores):
+                strength[k] += abs(slopes[row, k])
     if reach == 0.0:
         draw_direction(direction, strength, options[ONE_CLASS], random)
-    for i in range(drawn):
+    for i in range(asked):
         row = order[i]
         g, h = slopes[row, 0], 1.0
         if reach == 0.0:
@@ -242,15 +249,19 @@ def draw(
 
 
 @subkernel
-def sum_codes(totals, order, n, bins, feature, gradients):
-    """Gradients and curvatures of a category by place, into `totals`."""
+def sum_codes(totals, order, n, n_all, bins, feature, gradients, options):
+    """What the codes of a category are put in order by, gradients and curvatures by place, into `totals`."""
     for place in range(totals.shape[0]):
         totals[place, 0] = totals[place, 1] = 0.0
-    for i in range(n):
+    # A window that is drawn whole leaves no others.
+    is_by_others = options[OTHERS] > 0.0 and n < n_all
+    for i in range(n if is_by_others else 0, n_all if is_by_others else n):
         row = order[i]
         place = int(bins[feature, row])
         totals[place, 0] += gradients[row, 0]
         totals[place, 1] += gradients[row, 1]
+    for i in range(n if is_by_others else 0):
+        totals[int(bins[feature, order[i]]), 1] += TRACE
 
 
 @subkernel
@@ -427,7 +438,7 @@ def grow(
     for s in range(features.shape[0]):
         place = plan[features[s], PLACE]
         if place >= 0:
-            sum_codes(totals, order, n, bins, features[s], gradients)
+            sum_codes(totals, order, n, n_all, bins, features[s], gradients, options)
             rank_codes(ranks, tree, place, plan[features[s], BINS], totals, spare, options[SMOOTHING])
     G = H = squares = 0.0
     for i in range(n):

@@ -1,7 +1,10 @@
 """Gradient boosted trees that are never finished: on a window of rows, the oldest tree is fitted anew.
 
-*How*: the score of class k is F_k = base_k + sum_t values[t, leaf_t(x), k]; classes answer with softmax(F),
-a number with F. The last rows lie in a window, with the scores that the trees give them. Every row earns
+*How*: the score of class k is F_k = base_k + effects_k(x) + sum_t values[t, leaf_t(x), k]; classes answer
+with softmax(F), a number with F. Effects are what codes of categories and pairs of codes add
+(`kernels/category_effects.py`); they are learned row by row and know what the window has forgotten. The last
+rows lie in a window, with the scores that the trees give them and the effects as they were before each row's
+own label. Without a category of many codes there are no effects. Every row earns
 `work`; as soon as that pays for a pass over the window, the oldest tree is taken out of the scores and
 another is fitted to the gradients that are left: split along one random direction of the gradients, and in
 its leaves a Newton step -rate G_k / (H_k + ridge) for every class at once. Small windows are cheap, so after
@@ -12,8 +15,9 @@ row's gradient in each leaf the row fell into. The copies, and the trees as fitt
 mixture. ADWIN on the mixture's error finds drift and cuts the window to the rows since.
 
 Numbers lie in quantile bins, found again every `REBIN_ROWS` rows. Categories are put in the order of their
-mean gradient, anew for each tree. Missing values go to the side that gains more. For numbers the loss is
-Huber's, with its bend at `reach` times the fading mean error.
+mean gradient, anew for each tree; where codes are many, by rows that the tree is not fitted to. Missing
+values go to the side that gains more. For numbers the loss is Huber's, with its bend at `reach` times the
+fading mean error.
 
 *Use it when* features are a table of numbers and categories, and rules or interactions tell the label.
 *Do not use it when* neighbourhoods in many equal dimensions tell it (knn), or when only a few microseconds
@@ -38,6 +42,15 @@ from adaptd.contracts import CATEGORY, LEARN, PREDICT, Bytes, Floats, Layout, St
 from adaptd.kernels import boosting as trees
 from adaptd.kernels.adwin import ADWIN_SIZE, WIDTH, adwin_add
 from adaptd.kernels.boosting import CHILD, FEATURE, RECORD_SIZE, bin_row, find_leaf, probabilities
+from adaptd.kernels.category_effects import (
+    active_slots,
+    add_effects,
+    doubt,
+    find_active,
+    learn_effects,
+    moved,
+    plan_effects,
+)
 from adaptd.kernels.compile import kernel, subkernel
 from adaptd.kernels.random import generator
 from adaptd.numerics import enlarged, pack, total_bytes, unpack
@@ -145,7 +158,8 @@ def share_out(shares, likelihoods):
 @kernel(
     "i8(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], i8, f8[:,::1], u2[:,::1], f8[::1], f8[::1],"
     "f8[:,::1], f8[:,::1], i8[:,::1], f8[:,:,::1], f8[:,:,::1], u1[:,:,::1], u1[:,::1], f8[::1], f8[::1],"
-    "f8[::1], f8[::1], i8[::1], f8[::1], f8[::1], f8[::1], i4[::1], f8[:,::1])"
+    "f8[::1], f8[::1], i8[::1], f8[::1], f8[::1], f8[::1], i4[::1], f8[:,::1], i8[::1],"
+    "i8[::1], i8[::1], f8[:,::1], f8[::1])"
 )
 def walk(
     x,
@@ -175,25 +189,34 @@ def walk(
     rates,
     found,
     work,
+    categories,
+    effects_plan,
+    active,
+    effects,
+    spreads,
 ):
     """Walk from row `start`. Gives the row where it stopped: the number of rows, or a row before which a tree
     is to be fitted or the bins are to be found again.
 
-    found: scratch, the leaf of each tree. work: scratch [4, copies x scores].
+    found: scratch, the leaf of each tree. work: scratch [5, copies x scores].
     """
     n_scores = scores.shape[1]
     n_copies = shares.shape[0]
     capacity = rows.shape[0]
     is_number = options[REACH] > 0.0
-    sums, chances, blend, likelihoods = work[0], work[1], work[2], work[3]
+    sums, chances, blend, likelihoods, slopes = work[0], work[1], work[2], work[3], work[4]
     answer = 0.0
     for i in range(start, x.shape[0]):
         learns = (op[i] & LEARN) != 0 and weight[i] > 0.0 and math.isfinite(y[i])
         if counters[FIT_DUE] > 0 or (learns and counters[LEARNED] == counters[REBIN_AT]):
             return i
         planted = counters[PLANTED]
-        for m in range(values.shape[2]):
+        for m in range(n_scores):
             sums[m] = 0.0
+        find_active(x, i, categories, effects_plan, active)
+        add_effects(active, effects, sums)
+        for m in range(n_scores, values.shape[2]):
+            sums[m] = sums[m - n_scores]
         for t in range(planted):
             found[t] = find_leaf(nodes, ranks, plan, t, x, i)
             for m in range(values.shape[2]):
@@ -254,6 +277,17 @@ def walk(
                 likelihoods[c] = max(chances[c * n_scores + label], UNLIKELY)
         share_out(shares, likelihoods)
 
+        curvature = 1.0
+        if is_number:
+            reach = options[REACH] * moving[ERROR]
+            slopes[0] = min(max(answer - target, -reach), reach)
+        else:
+            curvature = 0.0
+            for k in range(n_scores):
+                slopes[k] = blend[k] - (1.0 if k == label else 0.0)
+                curvature += blend[k] * (1.0 - blend[k]) / max(n_scores - 1, 1)
+        learn_effects(active, effects_plan, effects, spreads, slopes, curvature, min(weight[i], 1.0))
+
         # Copy 0 stays as it was fitted.
         for m in range(n_scores, values.shape[2]):
             c = m // n_scores
@@ -288,6 +322,7 @@ def walk(
         if options[DRIFT_DELTA] > 0.0 and adwin_add(adwin, signal, options[DRIFT_DELTA]) > 0:
             counters[DRIFTS] += 1
             counters[IN_WINDOW] = min(counters[IN_WINDOW], max(ROWS_KEPT, int(adwin[WIDTH])))
+            doubt(effects_plan, spreads)
         moving[EARNED] += options[WORK]
         cost = counters[IN_WINDOW] * options[FIT_CELLS] + options[TREE_CELLS]
         if counters[IN_WINDOW] >= FIT_ROWS and moving[EARNED] >= cost:
@@ -300,7 +335,7 @@ def walk(
 class Boosting:
     _STATE = (
         "rate_scale", "rows", "targets", "weights", "scores", "edges", "plan", "nodes", "values", "ranks",
-        "counts", "shares", "adwin", "counters", "moving", "random",
+        "effects", "spreads", "counts", "shares", "adwin", "counters", "moving", "random",
     )  # fmt: skip
 
     def __init__(self, config: Config, layout: Layout, seed: int) -> None:
@@ -319,6 +354,8 @@ class Boosting:
         self.nodes[:, :, [FEATURE, CHILD]] = -1.0
         self.values = np.zeros((config.trees, config.leaves, n_copies * n_scores))
         self.ranks = np.zeros((config.trees, 0, 2), dtype=np.uint8)
+        self.effects, self.spreads = np.zeros((0, n_scores)), np.zeros(0)
+        self._effects_plan = plan_effects(Layout(layout.task), CODES_MAX)
         self.counts = np.zeros(n_scores)
         self.shares = np.full(n_copies, 1.0 / n_copies)
         self.adwin = np.zeros(ADWIN_SIZE)
@@ -346,6 +383,13 @@ class Boosting:
             # Codes share places otherwise than the trees know them: unknown until the next trees.
             self.ranks = np.zeros((c.trees, n_categories, n_codes + 1), dtype=np.uint8)
         self.ranks = enlarged(self.ranks, (c.trees, n_categories, n_codes + 1))
+        effects_plan = plan_effects(layout, CODES_MAX)
+        self.effects, self.spreads = moved(
+            self.effects, self.spreads, self._effects_plan, effects_plan, n_scores
+        )
+        self._effects_plan, self._active = effects_plan, active_slots(effects_plan)
+        has_effects = len(self.spreads) > 0
+        self._categories = np.flatnonzero(is_category & has_effects)
 
         row_bytes = 18 * n_features + 8 * n_scores + 16
         self._rows_max = int(min(c.window, max(SHORTEST, c.state_bytes_max // row_bytes)))
@@ -357,6 +401,7 @@ class Boosting:
         options[trees.RIDGE], options[trees.SMOOTHING] = c.ridge, c.smoothing
         options[trees.HESSIAN_MIN], options[trees.GAIN_MIN] = c.hessian_min, c.gain_min
         options[trees.SUBSAMPLE], options[trees.ONE_CLASS] = c.subsample, c.one_class
+        options[trees.OTHERS] = has_effects
         options[REACH] = c.reach if self._is_number else 0.0
         options[WORK], options[DRIFT_DELTA], options[ROWS_MAX] = c.work, c.drift_delta, self._rows_max
         # Each level of a tree reads about half of the rows; scores are brought up to date for all.
@@ -372,7 +417,7 @@ class Boosting:
         self._found = np.zeros(c.trees, dtype=np.int32)
         self._base = np.zeros(n_scores)
         self._directions = np.zeros((2, n_scores))
-        self._work = np.zeros((4, len(self.shares) * n_scores))
+        self._work = np.zeros((5, len(self.shares) * n_scores))
         self._set_rows()
         self._forget_leaves()
 
@@ -407,7 +452,8 @@ class Boosting:
                 x, y, op, weight, out, start, self.rows, self._bins, self.targets, self.weights, self.scores,
                 self.edges, self.plan, self.nodes, self.values, self.ranks, self._leaf_of, self.counts,
                 self._base, self.shares, self.adwin, self.counters, self.moving, self._options, self._rates,
-                self._found, self._work,
+                self._found, self._work, self._categories, self._effects_plan, self._active, self.effects,
+                self.spreads,
             )  # fmt: skip
             if start == len(x):
                 return
