@@ -12,7 +12,7 @@ their softmax gradients are mirror images, so are their weights.
 *Use it when* anything is unknown: it is fast, follows drift, and is hard to break.
 *Do not use it when* classes enclose each other; `interactions` helps then, at the cost of speed.
 *Cost*: about 0.4 us a row with 10 numbers and 2 classes, 2.5 us with 33 numbers and 6 classes; 32 bytes a
-slot and score. With `interactions` about ten times the time, and up to 2 MiB more a score.
+slot and score. With `interactions` about ten times the time, and up to 8 MiB more a score.
 *Reference*: T. Tieleman, G. Hinton, "Lecture 6.5: RMSprop" (2012); P. Huber, "Robust estimation of a
 location parameter" (1964).
 """
@@ -52,7 +52,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale_fade: Annotated[float, msgspec.Meta(ge=0.0, le=0.5)] = 0.0
     """Fading of the standardisation; 0: all rows count the same."""
     interactions: bool = False
-    """Products of all pairs of inputs (of the first 24 features) too, hashed to at most 65,536 slots, with
+    """Products of all pairs of inputs (of the first 24 features) too, hashed to at most 262,144 slots, with
     more than four classes 16,384. So many inputs want a smaller start: `learning_rate` 0.001."""
 
 
@@ -71,7 +71,7 @@ LEAST_LIKELIHOOD = 1e-9
 # Handed in where labels are classes, not probabilities.
 HARD: Floats = np.zeros((0, 0))
 # Most slots for pairs, with up to four scores and with more.
-PAIR_SLOTS_MAX, PAIR_SLOTS_MANY = 65536, 16384
+PAIR_SLOTS_MAX, PAIR_SLOTS_MANY = 262144, 16384
 PAIR_FEATURES = 24
 # Slots for each possible pair, at least: few share one then, and few features do not take megabytes.
 PAIR_ROOM = 16
