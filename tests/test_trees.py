@@ -21,7 +21,7 @@ def numbers(n_features):
 
 def run(learner, x, y, block=500, width=None):
     """Test-then-train over labelled rows; gives the predictions."""
-    width = width or learner.members.layout.width
+    width = width or learner.layout.width
     out = np.full((len(y), width), np.nan)
     op = np.full(len(y), PREDICT | LEARN, dtype=np.uint8)
     weight = np.ones(len(y))
@@ -136,7 +136,7 @@ def test_trees_that_were_replaced_give_their_storage_back():
         sizes.append(learner.vitals().state_bytes)
     assert learner.vitals().details["drifts"] >= 12
     assert sizes[-1] <= 2 * sizes[1]
-    for member in learner.members.members:
+    for member in learner.members:
         in_trees = count_leaves(member, tree.ROOT) + count_leaves(member, tree.BACKGROUND)
         free = 0
         leaf = member.counters[tree.FREE_LEAF]
@@ -177,12 +177,12 @@ def test_forest_weighs_a_bad_tree_down():
     x, y = squares_board(3000, 8)
     learner = forest.build(forest.Config(trees=2), classes(), 0)
     run(learner, x, y)
-    good, bad = (member.record for member in learner.members.members)
+    good, bad = (member.record for member in learner.members)
     good[:] = 95.0, 100.0
     bad[:] = 0.0, 100.0
     alone = forest.build(forest.Config(trees=2), classes(), 0)
     alone.load_state(learner.state())
-    alone.members.members = alone.members.members[:1]
+    alone.members = alone.members[:1]
     op = np.full(50, PREDICT, dtype=np.uint8)
     both, one = np.empty((50, 2)), np.empty((50, 2))
     for trees, out in ((learner, both), (alone, one)):
@@ -256,7 +256,7 @@ def test_work_of_a_row_is_bounded_as_classes_come(module):
         learner.grow(layout)
         y = rng.integers(0, n_classes, 100).astype(float)
         out = run(learner, centres[y.astype(int)] + rng.normal(size=(100, n_features)), y)
-        for member in learner.members.members:
+        for member in learner.members:
             watched = member.slots.shape[1]
             assert watched == min(n_features * (0.6 if module is forest else 1), 120 // n_classes)
             used = member.slots[: member.counters[tree.LEAVES_USED]]
@@ -289,7 +289,7 @@ def test_adaptive_tree_gives_back_what_it_replaces():
     config = adaptive_tree.Config(leaves_max=100)
     learner = adaptive_tree.build(config, classes((NUMBER,) * 3), 0)
     run(learner, x, y)
-    [member] = learner.members.members
+    [member] = learner.members
     assert learner.vitals().details["replaced"] > 3
     assert 2 <= member.counters[tree.LEAVES] <= 101
     # Each leaf handed out is in the tree, in an alternate or in the free list.

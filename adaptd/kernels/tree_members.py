@@ -1,11 +1,11 @@
-"""The members of a forest in Python: their arrays, how these grow, and the walk over a block."""
+"""The learner that trees and forests are: its members' arrays, how these grow, and the walk over a block."""
 
 import importlib
 from typing import NamedTuple
 
 import numpy as np
 
-from adaptd.contracts import NUMBER, Bytes, Floats, Layout, State
+from adaptd.contracts import NUMBER, Bytes, Floats, Layout, State, Vitals
 from adaptd.kernels import tree
 from adaptd.kernels.adwin import ADWIN_SIZE
 from adaptd.kernels.random import generator
@@ -21,7 +21,7 @@ PATH = 80
 
 
 class Options(NamedTuple):
-    """What the two learners on these trees set differently; the words are those of `learners/forest.py`."""
+    """What the learners of trees set differently; the words are those of `learners/forest.py`."""
 
     members: int
     max_features: float
@@ -100,12 +100,23 @@ class Member:
 
 class Members:
     """All members, walked one after the other over a block: a tree stays in the processor's cache that way,
-    and as members share nothing, each comes out the same however the rows are cut."""
+    and as members share nothing, each comes out the same however the rows are cut.
+
+    details: the counters that its vitals tell, by their names.
+    """
 
     def __init__(
-        self, options: Options, layout: Layout, seed: int, kernels: str = "", member: type[Member] = Member
+        self,
+        options: Options,
+        layout: Layout,
+        seed: int,
+        details: dict[str, int],
+        kernels: str = "",
+        member: type[Member] = Member,
     ) -> None:
+        self.rate_scale = 1.0
         self.options = options
+        self.details = details
         # Only the task's own kernels are imported: importing compiles them, for seconds on a new machine.
         self.kernels = importlib.import_module(kernels or MODULES[layout.task])
         self.cumulative = tree.poisson_cumulative(options.bagging)
@@ -162,18 +173,18 @@ class Members:
             member.grow(self.columns, self.shape, layout.n_features)
 
     def state(self) -> State:
-        return {"members": [pack(member, Member.NAMES) for member in self.members]}
+        members = [pack(member, Member.NAMES) for member in self.members]
+        return {"members": members, "rate_scale": self.rate_scale}
 
     def load_state(self, state: State) -> None:
         self.known_bytes = 0
+        self.rate_scale = state["rate_scale"]
         for member, taken in zip(self.members, state["members"], strict=True):
             unpack(member, Member.NAMES, taken)
 
-    def n_bytes(self) -> int:
+    def vitals(self) -> Vitals:
         if not self.known_bytes:
             self.known_bytes = sum(member.n_bytes() for member in self.members)
-        return self.known_bytes
-
-    def count(self, counter: int) -> float:
-        """Sum of one of the counters over the members."""
-        return float(sum(int(member.counters[counter]) for member in self.members))
+        counted = np.sum([member.counters for member in self.members], axis=0)
+        details = {name: float(counted[counter]) for name, counter in self.details.items()}
+        return Vitals(state_bytes=self.known_bytes, details=details)

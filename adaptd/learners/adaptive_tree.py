@@ -23,7 +23,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 
-from adaptd.contracts import Bytes, Floats, Layout, State, Vitals
+from adaptd.contracts import Floats, Layout
 from adaptd.kernels import tree
 from adaptd.kernels.tree_adaptive import NODE_SIZE, WINDOW_SIZE
 from adaptd.kernels.tree_members import FIRST_LEAVES, Member, Members, Options
@@ -51,10 +51,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Chance that the bound replaces a node by an alternate that is no better."""
 
 
-def build(config: Config, layout: Layout, seed: int) -> "AdaptiveTree":
-    return AdaptiveTree(config, layout, seed)
-
-
 class Watched(Member):
     """A tree whose nodes have a window each, and a column for what may replace them."""
 
@@ -68,47 +64,21 @@ class Watched(Member):
         self.windows = enlarged(self.windows, (len(self.nodes), WINDOW_SIZE))
 
 
-class AdaptiveTree:
+def build(config: Config, layout: Layout, seed: int) -> Members:
     """One watched tree that sees every feature."""
-
-    def __init__(self, config: Config, layout: Layout, seed: int) -> None:
-        self.rate_scale = 1.0
-        options = Options(
-            members=1,
-            max_features=1.0,
-            bagging=0.0,
-            grace=config.grace,
-            delta=config.delta,
-            tie=config.tie,
-            leaves_max=config.leaves_max,
-            cells_max=config.cells_max,
-            state_bytes_max=config.state_bytes_max,
-            warning_delta=config.warning_delta,
-            drift_delta=config.replace_delta,
-            fading=1.0,
-        )
-        self.members = Members(options, layout, seed, "adaptd.kernels.tree_adaptive", Watched)
-
-    def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
-        self.members.step(x, y, op, weight, out)
-
-    def grow(self, layout: Layout) -> None:
-        self.members.grow(layout)
-
-    def state(self) -> State:
-        return self.members.state() | {"rate_scale": self.rate_scale}
-
-    def load_state(self, state: State) -> None:
-        self.members.load_state(state)
-        self.rate_scale = state["rate_scale"]
-
-    def vitals(self) -> Vitals:
-        count = self.members.count
-        return Vitals(
-            state_bytes=self.members.n_bytes(),
-            details={
-                "leaves": count(tree.LEAVES),
-                "alternates": count(tree.WARNINGS),
-                "replaced": count(tree.DRIFTS),
-            },
-        )
+    options = Options(
+        members=1,
+        max_features=1.0,
+        bagging=0.0,
+        grace=config.grace,
+        delta=config.delta,
+        tie=config.tie,
+        leaves_max=config.leaves_max,
+        cells_max=config.cells_max,
+        state_bytes_max=config.state_bytes_max,
+        warning_delta=config.warning_delta,
+        drift_delta=config.replace_delta,
+        fading=1.0,
+    )
+    details = {"leaves": tree.LEAVES, "alternates": tree.WARNINGS, "replaced": tree.DRIFTS}
+    return Members(options, layout, seed, details, "adaptd.kernels.tree_adaptive", Watched)

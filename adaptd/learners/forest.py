@@ -20,7 +20,7 @@ from typing import Annotated
 
 import msgspec
 
-from adaptd.contracts import Bytes, Floats, Layout, State, Vitals
+from adaptd.contracts import Layout
 from adaptd.kernels import tree
 from adaptd.kernels.tree_members import Members, Options
 
@@ -56,51 +56,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Fading factor a row of the record that a tree's vote is weighed by."""
 
 
-def build(config: Config, layout: Layout, seed: int) -> "Forest":
-    return Forest(config, layout, seed)
-
-
-class Forest:
-    """Members side by side; nothing is shared between them but the rows."""
-
-    def __init__(self, config: Config, layout: Layout, seed: int) -> None:
-        self.rate_scale = 1.0
-        options = Options(
-            members=config.trees,
-            max_features=config.max_features,
-            bagging=config.bagging,
-            grace=config.grace,
-            delta=config.delta,
-            tie=config.tie,
-            leaves_max=config.leaves_max,
-            cells_max=config.cells_max,
-            state_bytes_max=config.state_bytes_max,
-            warning_delta=config.warning_delta,
-            drift_delta=config.drift_delta,
-            fading=config.fading,
-        )
-        self.members = Members(options, layout, seed)
-
-    def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
-        self.members.step(x, y, op, weight, out)
-
-    def grow(self, layout: Layout) -> None:
-        self.members.grow(layout)
-
-    def state(self) -> State:
-        return self.members.state() | {"rate_scale": self.rate_scale}
-
-    def load_state(self, state: State) -> None:
-        self.members.load_state(state)
-        self.rate_scale = state["rate_scale"]
-
-    def vitals(self) -> Vitals:
-        count = self.members.count
-        return Vitals(
-            state_bytes=self.members.n_bytes(),
-            details={
-                "leaves": count(tree.LEAVES),
-                "warnings": count(tree.WARNINGS),
-                "drifts": count(tree.DRIFTS),
-            },
-        )
+def build(config: Config, layout: Layout, seed: int) -> Members:
+    options = Options(
+        members=config.trees,
+        max_features=config.max_features,
+        bagging=config.bagging,
+        grace=config.grace,
+        delta=config.delta,
+        tie=config.tie,
+        leaves_max=config.leaves_max,
+        cells_max=config.cells_max,
+        state_bytes_max=config.state_bytes_max,
+        warning_delta=config.warning_delta,
+        drift_delta=config.drift_delta,
+        fading=config.fading,
+    )
+    details = {"leaves": tree.LEAVES, "warnings": tree.WARNINGS, "drifts": tree.DRIFTS}
+    return Members(options, layout, seed, details)

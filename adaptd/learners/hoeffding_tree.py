@@ -24,7 +24,7 @@ from typing import Annotated
 
 import msgspec
 
-from adaptd.contracts import Bytes, Floats, Layout, State, Vitals
+from adaptd.contracts import Layout
 from adaptd.kernels import tree
 from adaptd.kernels.tree_members import Members, Options
 
@@ -47,43 +47,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bound on the bytes of the tree; it stops splitting before."""
 
 
-def build(config: Config, layout: Layout, seed: int) -> "HoeffdingTree":
-    return HoeffdingTree(config, layout, seed)
-
-
-class HoeffdingTree:
+def build(config: Config, layout: Layout, seed: int) -> Members:
     """A forest of one that sees every feature and every row once, and never drops its tree."""
-
-    def __init__(self, config: Config, layout: Layout, seed: int) -> None:
-        self.rate_scale = 1.0
-        options = Options(
-            members=1,
-            max_features=1.0,
-            bagging=0.0,
-            grace=config.grace,
-            delta=config.delta,
-            tie=config.tie,
-            leaves_max=config.leaves_max,
-            cells_max=config.cells_max,
-            state_bytes_max=config.state_bytes_max,
-            warning_delta=0.0,
-            drift_delta=0.0,
-            fading=1.0,
-        )
-        self.members = Members(options, layout, seed)
-
-    def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
-        self.members.step(x, y, op, weight, out)
-
-    def grow(self, layout: Layout) -> None:
-        self.members.grow(layout)
-
-    def state(self) -> State:
-        return self.members.state() | {"rate_scale": self.rate_scale}
-
-    def load_state(self, state: State) -> None:
-        self.members.load_state(state)
-        self.rate_scale = state["rate_scale"]
-
-    def vitals(self) -> Vitals:
-        return Vitals(state_bytes=self.members.n_bytes(), details={"leaves": self.members.count(tree.LEAVES)})
+    options = Options(
+        members=1,
+        max_features=1.0,
+        bagging=0.0,
+        grace=config.grace,
+        delta=config.delta,
+        tie=config.tie,
+        leaves_max=config.leaves_max,
+        cells_max=config.cells_max,
+        state_bytes_max=config.state_bytes_max,
+        warning_delta=0.0,
+        drift_delta=0.0,
+        fading=1.0,
+    )
+    return Members(options, layout, seed, {"leaves": tree.LEAVES})
