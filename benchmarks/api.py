@@ -38,6 +38,8 @@ CONNECTIONS = 20
 FIRST_ROWS = 10_000
 # Then the stream begins again, with the same ids: no learner looks back so far.
 ROWS_DRAWN = 600_000
+# No stream here is faster than so many rows a second.
+ROWS_A_SECOND = 30_000
 # A scrape sees numbers at most so old.
 PUBLISH_SECONDS = 0.6
 
@@ -138,12 +140,14 @@ def load(
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--rows", type=int, default=2_000_000, help="rows of the generated stream")
+    options.add_argument("--rows", type=int, default=0, help="of the generated stream; 0: enough")
     options.add_argument("--seconds", type=float, default=10.0, help="of each phase beside the load")
     options.add_argument("--alone-seconds", type=float, default=10.0, help="of each phase alone")
     options.add_argument("--pairs", type=int, default=2, help="phases alone, and as many beside the load")
     options.add_argument("--rate", type=float, default=200.0, help="requests a second")
     chosen = options.parse_args()
+    seconds = chosen.pairs * (chosen.seconds + chosen.alone_seconds + QUIET_AFTER_SECONDS)
+    chosen.rows = chosen.rows or FIRST_ROWS + int(ROWS_A_SECOND * seconds)
     with tempfile.TemporaryDirectory() as folder:
         stream, log = pathlib.Path(folder) / "stream.jsonl", pathlib.Path(folder) / "log"
         write_stream(stream, chosen.rows)
