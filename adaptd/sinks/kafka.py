@@ -257,7 +257,9 @@ class KafkaSink:
                 return
             except KafkaException as error:
                 why: KafkaError = error.args[0]
-                if why.fatal() or why.txn_requires_abort():
+                # A conflict: the client never comes back from a commit whose producer was shut out meanwhile.
+                is_stuck = why.code() == KafkaError._CONFLICT
+                if why.fatal() or why.txn_requires_abort() or is_stuck:
                     raise Aborted(f"{failed}: {kafka_client.words(why)}") from error
                 if not why.retriable():
                     raise AdaptdError(self.gone(f"{failed}: {kafka_client.words(why)}")) from error
