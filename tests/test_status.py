@@ -65,6 +65,8 @@ def test_watch_goes_on_showing_it_on_a_terminal_until_interrupted():
         watching = subprocess.Popen(
             [*ADAPTD, "status", "--watch", "--url", running.url],
             stdin=its, stdout=its, stderr=its, env={**os.environ, "TERM": "xterm", "LINES": "50"},
+            # Shells start what runs in the background with the signal ignored, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
         os.close(its)
 
