@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from adaptd import (
+    asking,
     boosts,
     commands,
     coverage,
@@ -71,6 +72,8 @@ class Lane:
         """The learner that speaks whatever the controller says: the configuration's, or a command's."""
         self.commands: list[tuple[str, str]] = []
         """(action, learner) that take effect at the next control point."""
+        self.asked: asking.Asked | None = None
+        """Goes along with the next block."""
         self.is_overloaded = False
         """The student answers, and dear learners rest (`overload.py`)."""
         self.next_config: configuration.Config | None = None
@@ -132,19 +135,6 @@ class Lane:
                     targets = self.targets(rows)
         return merged(answers)
 
-    def preview(self, reads: list[Rows]) -> Answers:
-        """What would be said of these now; changes nothing. Columns and texts never met are missing."""
-        x = np.vstack([self.schema.encode_known(rows) for rows in reads])
-        n, ids = len(x), [identifier for rows in reads for identifier in rows.ids]
-        if self.student is not None and self.student_serves:
-            blend, parts = self.student.now(x), None
-        else:
-            asked = np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
-            blend, parts = self.blended(self.pool.preview(x, self.lags.now(n)), *asked)
-        given = None if self.coverage is None else self.coverage.now(blend)
-        beside = Beside(tuple(self.pool.names), parts, given)
-        return Answers(ids, 1, blend, self.layout.task, self.speaker_name, None, beside)
-
     def blended(
         self, predictions: Floats, y: Floats, op: Bytes, weight: Floats
     ) -> tuple[Floats, Floats | None]:
@@ -198,7 +188,7 @@ class Lane:
             self.lags.step(y, op, lags)
         if late is not None:
             lags[late.waited], lags[late.here] = self.labels.lags[late.slots], lags[late.origins]
-        predictions = self.pool.step(x, lags, y, op, weight)
+        predictions = asking.walk(self, x, lags, y, op, weight)
         self.boosts.step(x, lags, y, op, weight)
         if late is not None:
             predictions[:, late.waited] = self.labels.predictions[late.slots].swapaxes(0, 1)

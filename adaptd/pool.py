@@ -131,10 +131,11 @@ class Pool:
     def names(self) -> list[str]:
         return [slot.name for slot in self.slots]
 
-    def step(self, x: Floats, lags: Floats, y: Floats, op: Bytes, weight: Floats) -> Floats:
+    def step(self, x: Floats, lags: Floats, y: Floats, op: Bytes, weight: Floats, n_asked: int = 0) -> Floats:
         """Every learner walks the block; returns predictions [n_learners, n, width], NaN where asleep.
 
-        lags [n, LAGS]: what lagged learners see before the features.
+        lags [n, LAGS]: what lagged learners see before the features. The first `n_asked` operations are
+        PREDICT alone and leave no trace, as in `preview`.
         """
         n = len(op)
         after_lags = np.hstack([lags, x]) if self.is_lagged else x
@@ -150,7 +151,8 @@ class Pool:
                     while True:
                         index = take()
                         slot = self.slots[index]
-                        self.walk(slot, after_lags if slot.lagged else x, y, op, weight, predictions[index])
+                        seen = after_lags if slot.lagged else x
+                        self.walk(slot, seen, y, op, weight, predictions[index], n_asked)
 
         others = [self.workers.submit(walk_share, k) for k in range(1, len(shares))] if self.workers else []
         walk_share(0)
@@ -158,14 +160,17 @@ class Pool:
             other.result()
         return predictions
 
-    def walk(self, slot: Slot, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
+    def walk(
+        self, slot: Slot, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats, n_asked: int
+    ) -> None:
         if slot.set_aside or slot.failed:
             return
         start = time.perf_counter()
         told = op & np.uint8(PREDICT) if slot.frozen else op
         try:
             if slot.stride > 1:
-                told = thinned(slot, told)
+                # Who works on some rows only is asleep on the most.
+                told = np.hstack([np.zeros(n_asked, np.uint8), thinned(slot, told[n_asked:])])
                 step_on(slot.learner, np.flatnonzero(told), x, y, told, weight, out)
             else:
                 slot.learner.step(x, y, told, weight, out)
@@ -175,7 +180,9 @@ class Pool:
             slot.has_learned, slot.asleep_rows, slot.predicted_rows = False, 0, 0
             silence(out, op)
             return
-        asked, asleep = silence(out, told)
+        if n_asked:
+            silence(out[:n_asked], told[:n_asked])
+        asked, asleep = silence(out[n_asked:], told[n_asked:])
         if not slot.has_learned:
             lessons = np.flatnonzero((told & LEARN != 0) & (weight > 0))
             slot.has_learned = bool(len(lessons))
@@ -184,6 +191,11 @@ class Pool:
         slot.predicted_rows += asked
         slot.asleep_rows += asleep
         slot.seconds += 0.1 * ((time.perf_counter() - start) / len(op) - slot.seconds)
+
+    @property
+    def has_no_guests(self) -> bool:
+        """No learner here is another library's, which may raise anything."""
+        return all(slot.kind != "river" for slot in self.slots)
 
     def preview(self, x: Floats, lags: Floats) -> Floats:
         """What every learner says of the rows; changes nothing, not even a count of failures."""

@@ -11,13 +11,13 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 
-from adaptd import predictions
+from adaptd import asking, predictions
 from adaptd.answers import Answers
 from adaptd.contracts import Column, Reject, Rows, State
 from adaptd.inbox import Entry, Inbox
@@ -34,6 +34,9 @@ QUIET_AFTER_SECONDS = 10.0
 # A piece costs something however short it is: after a drift, with copies of the learners on trial, more than
 # its time. Cut ever shorter for that, all the time would go into the cutting.
 PIECE_ROWS_MIN = 16
+# So many rows that are only asked for go along with a piece of the stream: the learners are called once for
+# both. More would make the piece longer, and are worth a walk of their own.
+ALONG_ROWS = 8
 # Rows of a first piece, before anything is known about the speed.
 FIRST_PIECE_ROWS = 64
 # Replies and output lines that wait for the input log stay below this.
@@ -64,6 +67,15 @@ class Request(msgspec.Struct):
     lines: list[bytes] = []
     at: int = 0
     """Rows of a preview that are done."""
+
+
+class Share(NamedTuple):
+    """Part of a preview."""
+
+    request: Request
+    rows: Rows
+    stop: int
+    """Rows of the preview that are done with this."""
 
 
 class Queue:
@@ -174,17 +186,22 @@ class Desk:
             stop = min(rows.n, at + self.aligned(self.piece_rows()))
             if self.replaying:
                 stop = min(stop, at + self.replaying[0].after - self.taken)
-            self.work(part(rows, at, stop))
+            self.work(part(rows, at, stop), self.gathered(ALONG_ROWS) if self.go_along else [])
             self.taken += stop - at
             at = stop
             if at == rows.n:
                 return
 
-    def work(self, rows: Rows) -> tuple[list[Answers], list[Reject]]:
-        """Rows from wherever, through the lane and on to the sink."""
-        begun = self.daemon.clock.monotonic()
+    def work(self, rows: Rows, along: Sequence[Share] = ()) -> tuple[list[Answers], list[Reject]]:
+        """Rows from wherever, through the lane and on to the sink, and with them those who only ask."""
+        begun, lane = self.daemon.clock.monotonic(), self.daemon.lane
+        asked = lane.asked = asking.Asked(lane, [share.rows for share in along]) if along else None
         result = self.daemon.step(rows)
         self.speed.took(rows.n, self.daemon.clock.monotonic() - begun)
+        lane.asked = None
+        if asked is not None:
+            # Where no block came of the rows, or one under another layout, nobody has been asked yet.
+            self.reply(along, asked.answers or asking.preview(lane, [share.rows for share in along]))
         return result
 
     def put_out(self, lines: bytes) -> None:
@@ -212,11 +229,8 @@ class Desk:
         """Between two pieces. is_idle: the source has nothing, so nothing can come again either."""
         while self.replaying and (is_idle or self.replaying[0].after <= self.taken):
             self.apply(self.replaying.popleft(), None)
-        has_waited = bool(self.previews)
         self.sort_in()
-        # A walk of the pool costs about the same for one who asks as for ten: while there is a stream to work
-        # on, who has just come waits a piece for others.
-        if has_waited or is_idle:
+        if is_idle or not self.go_along:
             self.answer_previews()
         if not self.replaying:
             self.take_writes()
@@ -236,29 +250,38 @@ class Desk:
         clock = self.daemon.clock
         end = clock.monotonic() + PIECE_SECONDS
         while self.previews and (begun := clock.monotonic()) < end:
-            limit = self.preview_speed.rows(PIECE_SECONDS)
-            asked: list[tuple[Request, int, bool]] = []
-            reads: list[Rows] = []
-            n = 0
-            while self.previews and n < limit:
-                request = self.previews.popleft()
-                rows = request.rows
-                assert rows is not None
-                stop = min(rows.n, request.at + limit - n)
-                reads.append(part(rows, request.at, stop))
-                asked.append((request, stop, stop == rows.n))
-                n += stop - request.at
-            answers = self.daemon.lane.preview(reads)
-            lines = iter(ROW_NUMBER.sub(rb"\1", self.spoken(answers)).splitlines())
-            self.preview_speed.took(n, clock.monotonic() - begun)
-            for request, stop, is_all in asked:
-                request.lines += itertools.islice(lines, stop - request.at)
-                request.at = stop
-                if is_all:
-                    request.resolve(200, body(request.lines, []))
-                else:
-                    # To the end of the line: others wait too.
-                    self.previews.append(request)
+            shares = self.gathered(self.preview_speed.rows(PIECE_SECONDS))
+            self.reply(shares, asking.preview(self.daemon.lane, [share.rows for share in shares]))
+            self.preview_speed.took(sum(share.rows.n for share in shares), clock.monotonic() - begun)
+
+    @property
+    def go_along(self) -> bool:
+        """Whether those who wait for a preview wait for the next piece."""
+        rows = sum(request.rows.n - request.at for request in self.previews if request.rows is not None)
+        return rows <= ALONG_ROWS and asking.may_go_along(self.daemon.lane)
+
+    def gathered(self, limit: int) -> list[Share]:
+        """At most `limit` rows of those who wait for a preview, first come, first served."""
+        shares: list[Share] = []
+        while self.previews and limit > 0:
+            request = self.previews.popleft()
+            rows = request.rows
+            assert rows is not None
+            stop = min(rows.n, request.at + limit)
+            shares.append(Share(request, part(rows, request.at, stop), stop))
+            limit -= stop - request.at
+        return shares
+
+    def reply(self, shares: Sequence[Share], answers: Answers) -> None:
+        """Tell those who asked; who asked for more goes to the end of the line, for others wait too."""
+        lines = iter(ROW_NUMBER.sub(rb"\1", self.spoken(answers)).splitlines())
+        for request, rows, stop in shares:
+            request.lines += itertools.islice(lines, rows.n)
+            request.at = stop
+            if request.rows is not None and stop < request.rows.n:
+                self.previews.append(request)
+            else:
+                request.resolve(200, body(request.lines, []))
 
     def take_writes(self) -> None:
         """Operations that change state, as many as fit into a piece's time; at least one."""
