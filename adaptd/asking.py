@@ -27,16 +27,16 @@ class Asked:
         self.layout = lane.layout
         n = len(self.x)
         self.operations = np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
+        self.predictions: Floats | None = None
+        """[n_learners, n, width]: what the pool says of them."""
         self.answers: Answers | None = None
 
-    def say(self, lane: "Lane", predictions: Floats | None) -> Answers:
-        """predictions [n_learners, n, width]: the pool's; None when the student speaks."""
-        blend, parts = None, None
-        if lane.student is not None and predictions is None:
-            blend = lane.student.now(self.x)
-        else:
-            assert predictions is not None
-            blend, parts = lane.blended(predictions, *self.operations)
+    def before(self, y: Floats, op: Bytes, weight: Floats) -> tuple[Floats, Bytes, Floats]:
+        """Their operations and then those of a block."""
+        no_y, ask, full_weight = self.operations
+        return np.concatenate([no_y, y]), np.concatenate([ask, op]), np.concatenate([full_weight, weight])
+
+    def say(self, lane: "Lane", blend: Floats, parts: Floats | None) -> Answers:
         given = None if lane.coverage is None else lane.coverage.now(blend)
         beside = Beside(tuple(lane.pool.names), parts, given)
         self.answers = Answers(self.ids, 1, blend, lane.layout.task, lane.speaker_name, None, beside)
@@ -51,24 +51,34 @@ def may_go_along(lane: "Lane") -> bool:
 def preview(lane: "Lane", reads: list[Rows]) -> Answers:
     """By themselves."""
     asked = Asked(lane, reads)
-    speaks = lane.student is not None and lane.student_serves
-    return asked.say(lane, None if speaks else lane.pool.preview(asked.x, asked.lags))
+    if lane.student is not None and lane.student_serves:
+        return asked.say(lane, lane.student.now(asked.x), None)
+    return asked.say(lane, *lane.blended(lane.pool.preview(asked.x, asked.lags), *asked.operations))
 
 
 def walk(lane: "Lane", x: Floats, lags: Floats, y: Floats, op: Bytes, weight: Floats) -> Floats:
-    """The pool's walk of a block [n_learners, n, width], with those who go along."""
-    asked, lane.asked = lane.asked, None
+    """The pool's walk of a block [n_learners, n, width], and of those who go along."""
+    asked = lane.asked
     if asked is None or asked.layout != lane.layout:
+        lane.asked = None
         return lane.pool.step(x, lags, y, op, weight)
     n = len(asked.x)
-    no_y, ask, full_weight = asked.operations
     predictions = lane.pool.step(
-        np.vstack([asked.x, x]),
-        np.vstack([asked.lags, lags]),
-        np.concatenate([no_y, y]),
-        np.concatenate([ask, op]),
-        np.concatenate([full_weight, weight]),
-        n,
+        np.vstack([asked.x, x]), np.vstack([asked.lags, lags]), *asked.before(y, op, weight), n
     )
-    asked.say(lane, np.ascontiguousarray(predictions[:, :n]))
+    asked.predictions = predictions[:, :n]
     return np.ascontiguousarray(predictions[:, n:])
+
+
+def blended(
+    lane: "Lane", predictions: Floats, y: Floats, op: Bytes, weight: Floats
+) -> tuple[Floats, Floats | None]:
+    """The block's blend and parts, as `Lane.blended`; those who went along are answered."""
+    asked, lane.asked = lane.asked, None
+    if asked is None or asked.predictions is None:
+        return lane.blended(predictions, y, op, weight)
+    n = len(asked.x)
+    everything = np.concatenate([asked.predictions, predictions], axis=1)
+    blend, parts = lane.blended(everything, *asked.before(y, op, weight))
+    asked.say(lane, blend[:n], None if parts is None else parts[:n])
+    return blend[n:], None if parts is None else parts[n:]

@@ -193,8 +193,8 @@ class Lane:
         if late is not None:
             predictions[:, late.waited] = self.labels.predictions[late.slots].swapaxes(0, 1)
             predictions[:, late.here] = predictions[:, late.origins]
-        blend, parts = self.blended(predictions, y, op, weight)
-        calm = blend if self.pinned != NONE else getattr(self.controller, "calm", blend)
+        blend, parts = asking.blended(self, predictions, y, op, weight)
+        calm = blend if self.pinned != NONE else getattr(self.controller, "calm", blend)[-len(op) :]
         if late is not None:
             blend[late.waited] = self.labels.blend[late.slots]
             blend[late.here] = blend[late.origins]
