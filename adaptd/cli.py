@@ -196,7 +196,7 @@ def compile_kernels(options: argparse.Namespace, names: list[str] | None = None)
         value = parent.get(key) if isinstance(parent, dict) else None
         return value if isinstance(value, dict) else {}
 
-    learners = table(table(tree, "pool"), "learners") or pool.DEFAULT_LEARNERS
+    learners = table(table(tree, "pool"), "learners") or pool.DEFAULT_LEARNERS | pool.FOR_MANY_CODES
     if names:
         learners = {name: learners.get(name, {"kind": name}) for name in names}
     kinds = {f"learners.{table(learners, name).get('kind')}" for name in learners}

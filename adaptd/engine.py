@@ -19,6 +19,7 @@ from adaptd import (
     events,
     explain,
     meta,
+    places,
     rates,
     reload,
     schema,
@@ -313,6 +314,7 @@ class Lane:
         state = self.state()
         self.config = config
         fresh = self.load_state(state)
+        places.admit(self)
         self.log.emit(events.LaneReconfigured(row=self.learned, learners=self.pool.names, fresh=fresh))
 
     @property
@@ -355,6 +357,7 @@ class Lane:
         self.labels.grow(layout.n_features, layout.width)
         if self.student is not None:
             self.student.grow(layout)
+        places.admit(self)
         features = self.schema.names[old.n_features : layout.n_features]
         # A regression may have begun as a classification; the classes of then are no news.
         classes = self.classes.spellings[old.n_classes : layout.n_classes]
@@ -446,6 +449,7 @@ class Lane:
         self.build(Layout("regression", self.layout.kinds, self.layout.capacities))
         self.pool.follow(before)
         self.labels.become_numbers(printed, len(self.pool.slots))
+        places.admit(self)
         self.learned = 0
         for first in first_rows:
             x = np.full((1, self.layout.n_features), np.nan)

@@ -177,6 +177,12 @@ class LearnerReset(Decision, frozen=True, kw_only=True):
     reason: str
 
 
+class LearnerJoined(Decision, frozen=True, kw_only=True):
+    """The default pool has it where a category has many codes, and now one has."""
+
+    learner: str
+
+
 class LearnerEnabled(Decision, frozen=True, kw_only=True):
     """It goes on with what it had learned."""
 

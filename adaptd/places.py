@@ -2,18 +2,20 @@
 
 A place is there once it was needed, and then stays, empty or not, so that no index ever moves. An empty one
 costs nothing: it is asleep. Whoever comes to a place enters the blend with weight 0, or with a part of its
-relative's where experience says so.
+relative's where experience says so. Learners that the default pool needs for some streams only come to places
+too, when the columns ask for them, and stay.
 """
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from adaptd import events
 from adaptd.contracts import Bytes, Floats, Ints, State
 from adaptd.kernels.compare import LOSSES, N_SUMS, ROWS, SUM, compare
 from adaptd.kernels.mixing import BETS
 from adaptd.numerics import enlarged, pack, unpack
-from adaptd.pool import EMPTY, Pool, Slot
+from adaptd.pool import EMPTY, Pool, Slot, build_slot, joining
 
 if TYPE_CHECKING:
     from adaptd.engine import Lane
@@ -134,6 +136,16 @@ def add(lane: "Lane", name: str) -> None:
     lane.labels.add_learner()
     lane.rates.add_learner()
     lane.strategy.comparison.add_place()
+
+
+def admit(lane: "Lane") -> None:
+    """Learners that the columns ask for now come to places of their own."""
+    for name, options in joining(lane.config, lane.layout).items():
+        if name not in lane.pool.names:
+            add(lane, name)
+            index = len(lane.pool.slots) - 1
+            enter(lane, index, build_slot(name, options, lane.layout, lane.config.seed), NONE)
+            lane.log.emit(events.LearnerJoined(row=lane.learned, learner=name))
 
 
 def enter(

@@ -16,6 +16,7 @@ from adaptd import config as configuration
 from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Ints, Layout, Learner, State, Vitals
 from adaptd.errors import ConfigError
 from adaptd.kernels.blocks import silence
+from adaptd.kernels.category_effects import FEW_CODES
 from adaptd.lags import lagged
 
 # The default pool, one setting for all streams: families that are wrong in different ways.
@@ -37,6 +38,8 @@ DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
 }
 # Where there are classes, forest and boosting say all that a single tree does (the same page).
 FOR_NUMBERS_ONLY = ("tree",)
+# Who joins the default pool where a category has more than `FEW_CODES` codes: docs/decisions/0017-factors.md.
+FOR_MANY_CODES: dict[str, dict[str, Any]] = {"factors": {"kind": "factors"}}
 # Why an operator's learner rests: it keeps what it has learned, unlike one that failed.
 DISABLED = "disabled"
 # Nobody is in this place now.
@@ -419,6 +422,13 @@ def chosen(config: configuration.Config, task: str) -> dict[str, dict[str, Any]]
         and (task == "regression" or name not in FOR_NUMBERS_ONLY)
     }
     return {name: options for name, options in learners.items() if task in tasks_of(options)}
+
+
+def joining(config: configuration.Config, layout: Layout) -> dict[str, dict[str, Any]]:
+    """Those who join the pool, once it is there, for what columns have turned out to be."""
+    if config.pool.learners or max(layout.capacities, default=0) <= FEW_CODES:
+        return {}
+    return FOR_MANY_CODES
 
 
 def looks_at_labels(options: dict[str, Any]) -> bool:

@@ -96,7 +96,8 @@ def rehearse(old: Config, new: Config, task: str) -> None:
     wanted = pool.chosen(new, task)
     if not wanted:
         raise ValueError(f"pool.learners must hold a learner for {task}. `adaptd learners` lists them.")
-    for name, options in wanted.items():
+    joining = {} if new.pool.learners else pool.FOR_MANY_CODES
+    for name, options in {**wanted, **joining}.items():
         if known.get(name) != options:
             pool.build_slot(name, options, layout, new.seed)
     module, options = configuration.built("controllers", new.controller)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from adaptd import challengers, memory, places
 from adaptd.contracts import Bytes, Floats, Layout, State
 from adaptd.experience import Experience
+from adaptd.pool import joining
 
 if TYPE_CHECKING:
     from adaptd.config import Config
@@ -103,5 +104,5 @@ class Strategy:
     def restore_places(self, lane: "Lane", state: State) -> None:
         """Make the places that there were, before any part loads its state."""
         for name in state["places"]:
-            if name.rpartition("_")[0] in self.families:
+            if name.rpartition("_")[0] in self.families or name in joining(lane.config, lane.layout):
                 places.add(lane, name)

@@ -59,6 +59,7 @@ const Decisions = (() => {
     learner_frozen: (p) => [`${p.learner} ${p.frozen ? "frozen" : "learns again"}`, "", ""],
     overload_detected: (p) => ["Overload: the student answers", `resting: ${(p.learners ?? []).map(plain).join(", ")}`, "warning"],
     overload_ended: () => ["Overload over", "the blend answers again", ""],
+    learner_joined: (p) => [`${p.learner} joined`, "a category has many codes", ""],
     learner_enabled: (p) => [`${p.learner} is back`, "with what it had learned", ""],
     command_refused: (p) => [`Command refused: ${p.action} ${p.learner}`, plain(p.reason), "warning"],
     lane_reconfigured: (p) => ["New configuration", p.fresh?.length ? `fresh: ${plain(p.fresh)}` : "nothing starts fresh", ""],
