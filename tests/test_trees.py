@@ -136,25 +136,25 @@ def test_trees_that_were_replaced_give_their_storage_back():
         sizes.append(learner.vitals().state_bytes)
     assert learner.vitals().details["drifts"] >= 12
     assert sizes[-1] <= 2 * sizes[1]
-    for member in learner.members:
+    for member in learner.members():
         in_trees = count_leaves(member, tree.ROOT) + count_leaves(member, tree.BACKGROUND)
         free = 0
-        leaf = member.counters[tree.FREE_LEAF]
+        leaf = member["counters"][tree.FREE_LEAF]
         while leaf >= 0:
             free += 1
-            leaf = int(member.leaves[leaf, 0])
-        assert in_trees + free == member.counters[tree.LEAVES_USED]
+            leaf = int(member["leaves"][leaf, 0])
+        assert in_trees + free == member["counters"][tree.LEAVES_USED]
 
 
 def count_leaves(member, role):
-    pending = [int(member.counters[role])] if member.counters[role] >= 0 else []
+    pending = [int(member["counters"][role])] if member["counters"][role] >= 0 else []
     leaves = 0
     while pending:
         node = pending.pop()
-        if member.nodes[node, tree.FEATURE] == -1.0:
+        if member["nodes"][node, tree.FEATURE] == -1.0:
             leaves += 1
         else:
-            child = int(member.nodes[node, tree.CHILD])
+            child = int(member["nodes"][node, tree.CHILD])
             pending += [child, child + 1]
     return leaves
 
@@ -173,16 +173,32 @@ def test_leaves_and_bytes_stay_within_their_bounds(task):
     assert small.vitals().state_bytes <= 1_000_000
 
 
+@pytest.mark.parametrize("module", [forest, adaptive_tree])
+def test_room_follows_from_what_is_kept_and_what_was_never_used_is_not(module):
+    """Limits on bytes decide what is done, so after a crash they must find the same number."""
+    x, y = squares_board(4000, 14)
+    learner = module.build(module.Config(), classes(), 0)
+    kept = []
+    for start in range(0, len(y), 200):
+        run(learner, x[start : start + 200], y[start : start + 200])
+        twin = module.build(module.Config(), classes(), 0)
+        state = learner.state()
+        twin.load_state(state)
+        assert twin.vitals() == learner.vitals()
+        assert all(len(member["nodes"]) == member["counters"][tree.NODES_USED] for member in state["members"])
+        kept.append(sum(array.nbytes for member in state["members"] for array in member.values()))
+    assert kept[-1] > 2 * kept[0]
+    assert kept[-1] < learner.vitals().state_bytes < 4 * kept[-1]
+
+
 def test_forest_weighs_a_bad_tree_down():
     x, y = squares_board(3000, 8)
     learner = forest.build(forest.Config(trees=2), classes(), 0)
     run(learner, x, y)
-    good, bad = (member.record for member in learner.members)
-    good[:] = 95.0, 100.0
-    bad[:] = 0.0, 100.0
-    alone = forest.build(forest.Config(trees=2), classes(), 0)
-    alone.load_state(learner.state())
-    alone.members = alone.members[:1]
+    learner.record[:] = (95.0, 100.0), (0.0, 100.0)
+    alone = forest.build(forest.Config(trees=1), classes(), 0)
+    state = learner.state()
+    alone.load_state(state | {"members": state["members"][:1]})
     op = np.full(50, PREDICT, dtype=np.uint8)
     both, one = np.empty((50, 2)), np.empty((50, 2))
     for trees, out in ((learner, both), (alone, one)):
@@ -256,11 +272,10 @@ def test_work_of_a_row_is_bounded_as_classes_come(module):
         learner.grow(layout)
         y = rng.integers(0, n_classes, 100).astype(float)
         out = run(learner, centres[y.astype(int)] + rng.normal(size=(100, n_features)), y)
-        for member in learner.members:
-            watched = member.slots.shape[1]
+        for member in learner.members():
+            watched = member["slots"].shape[1]
             assert watched == min(n_features * (0.6 if module is forest else 1), 120 // n_classes)
-            used = member.slots[: member.counters[tree.LEAVES_USED]]
-            assert all(len(set(row)) == watched and min(row) >= 0 for row in used.tolist())
+            assert all(len(set(row)) == watched and min(row) >= 0 for row in member["slots"].tolist())
     y = rng.integers(0, 20, 2000).astype(float)
     out = run(learner, centres[y.astype(int)] + rng.normal(size=(2000, n_features)), y)
     assert accuracy(out[1000:], y[1000:]) > 0.25
@@ -289,12 +304,12 @@ def test_adaptive_tree_gives_back_what_it_replaces():
     config = adaptive_tree.Config(leaves_max=100)
     learner = adaptive_tree.build(config, classes((NUMBER,) * 3), 0)
     run(learner, x, y)
-    [member] = learner.members
+    [member] = learner.members()
     assert learner.vitals().details["replaced"] > 3
-    assert 2 <= member.counters[tree.LEAVES] <= 101
+    assert 2 <= member["counters"][tree.LEAVES] <= 101
     # Each leaf handed out is in the tree, in an alternate or in the free list.
-    free, leaf = 0, member.counters[tree.FREE_LEAF]
+    free, leaf = 0, member["counters"][tree.FREE_LEAF]
     while leaf >= 0:
-        free, leaf = free + 1, int(member.leaves[leaf, 0])
-    assert member.counters[tree.LEAVES_USED] == member.counters[tree.LEAVES] + free
-    assert member.counters[tree.LEAVES_USED] < 250
+        free, leaf = free + 1, int(member["leaves"][leaf, 0])
+    assert member["counters"][tree.LEAVES_USED] == member["counters"][tree.LEAVES] + free
+    assert member["counters"][tree.LEAVES_USED] < 250

@@ -6,8 +6,9 @@ leaf arrays) and HEAVY (0 or 1: the child that missing values go to). Children l
 step down reads one row of 32 bytes.
 
 Nodes are handed out in pairs and leaves singly from free lists threaded through the arrays themselves. Each
-member of a forest has arrays of its own: the tree that votes and the one growing in its background share
-them, and members can be walked one after the other, each over a whole block, without touching each other.
+member of a forest has a part of its own of each array: the tree that votes and the one growing in its
+background share it, and members can be walked one after the other, each over a whole block, without touching
+each other.
 """
 
 import math
@@ -20,6 +21,7 @@ from adaptd.kernels.random import next_uniform
 
 # Columns of `nodes`.
 FEATURE, THRESHOLD, CHILD, HEAVY = 0, 1, 2, 3
+NODE_SIZE = 4
 
 # Entries of `counters` (int64).
 ROOT = 0  # node of the tree that votes
@@ -33,6 +35,17 @@ N_COUNTERS = 10
 # Entries of `options`.
 GRACE, DELTA, TIE, LEAVES_MAX, WARNING_DELTA, DRIFT_DELTA, FADING = 0, 1, 2, 3, 4, 5, 6
 N_OPTIONS = 7
+
+# One row takes at most: each of two trees may split once, and one may start.
+NODES_A_ROW, LEAVES_A_ROW = 6, 4
+
+# `walk_block` of each kind of member: rows, votes, answers and where each member is; the members' arrays as
+# `tree_members.Members` has them; then what all share.
+WALK_BLOCK = (
+    "b1(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], i8[::1], f8[:,:,::1], f8[:,:,::1],"
+    "i4[:,:,::1], f8[:,:,:,:,::1], i8[:,::1], f8[:,:,::1], f8[:,::1], f8[:,:,::1], u8[:,::1], i8[::1],"
+    "f8[::1], f8[::1], f8[:,::1])"
+)
 
 # Labelled rows' worth of its predecessor's record that a tree starts with when it takes over.
 RECORD_KEPT = 20.0
@@ -184,10 +197,10 @@ def free_tree(nodes, leaves, counters, root):
 
 @subkernel
 def has_room(nodes, leaves, counters):
-    """Whether one row can be learned: each of two trees may split once, and one may start."""
-    # Free lists are looked at by their heads only: an empty list and a full array mean growth.
-    room_for_nodes = counters[NODES_USED] + 6 <= nodes.shape[0]
-    room_for_leaves = counters[LEAVES_USED] + 4 <= leaves.shape[0]
+    """Whether one row can be learned."""
+    # The free lists are not looked at: so how much storage there is follows from what was ever used.
+    room_for_nodes = counters[NODES_USED] + NODES_A_ROW <= nodes.shape[0]
+    room_for_leaves = counters[LEAVES_USED] + LEAVES_A_ROW <= leaves.shape[0]
     return room_for_nodes and room_for_leaves
 
 

@@ -25,6 +25,7 @@ from adaptd.kernels.tree import (
     LEAVES_MAX,
     ROOT,
     THRESHOLD,
+    WALK_BLOCK,
     WARNING_DELTA,
     WARNINGS,
     child_of,
@@ -44,8 +45,6 @@ from adaptd.kernels.tree_classify import (
     learn_leaf,
     try_split,
 )
-
-__all__ = ["answer", "sizes", "vote_columns", "walk_block"]
 
 sizes = tree_classify.sizes
 vote_columns = tree_classify.vote_columns
@@ -158,11 +157,8 @@ def learn_at(
         clear_node(nodes, windows, pair + 1)
 
 
-@kernel(
-    "i8(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], i8, f8[:,::1], f8[:,::1], i4[:,::1], f8[:,:,:,::1],"
-    "i8[::1], f8[:,::1], f8[::1], f8[:,::1], u8[::1], i8[::1], f8[::1], f8[::1], f8[:,::1])"
-)
-def walk_block(
+@subkernel
+def walk_member(
     x,
     y,
     op,
@@ -264,3 +260,22 @@ def walk_block(
             clear_node(nodes, windows, alternate + 1)
             nodes[raised, ALTERNATE] = alternate + 1
     return x.shape[0]
+
+
+@kernel(WALK_BLOCK)
+def walk_block(
+    x, y, op, weight, votes, out, starts, nodes, leaves, slots, observers, counters, windows, record, scale,
+    random, capacities, options, cumulative, work,
+):  # fmt: skip
+    """Walk the members in turn, each from its row in `starts`. True: all are through and have room for the
+    next row, and their answer is in `out`; False: one needs more storage, call again with it."""
+    for m in range(starts.shape[0]):
+        starts[m] = walk_member(
+            x, y, op, weight, votes, starts[m], nodes[m], leaves[m], slots[m], observers[m], counters[m],
+            windows[m], record[m], scale[m], random[m], capacities, options, cumulative, work,
+        )  # fmt: skip
+        # The others wait: votes are added up member by member, or the last bit would tell where a block ends.
+        if not has_room(nodes[m], leaves[m], counters[m]):
+            return False
+    answer(votes, op, out)
+    return True

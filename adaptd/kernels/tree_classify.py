@@ -1,4 +1,4 @@
-"""One member of a forest for classification, walked over a block: predict, learn, watch for drift.
+"""Members of a forest for classification, walked over a block: predict, learn, watch for drift.
 
 A leaf holds class weights and, for each class and each feature it watches, five numbers (weight, mean, sum of
 squared deviations, least, greatest) or a category's weight and that of each bucket. It answers with its class
@@ -22,6 +22,7 @@ from adaptd.kernels.tree import (
     LEAVES_MAX,
     ROOT,
     TIE,
+    WALK_BLOCK,
     bucket,
     draw_weight,
     find_leaf,
@@ -355,11 +356,8 @@ def learn_leaf(x, c, weight, row, slots, observer, capacities, bayes_class):
         observer[c, s, WEIGHT] = n
 
 
-@kernel(
-    "i8(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], i8, f8[:,::1], f8[:,::1], i4[:,::1], f8[:,:,:,::1],"
-    "i8[::1], f8[:,::1], f8[::1], f8[:,::1], u8[::1], i8[::1], f8[::1], f8[::1], f8[:,::1])"
-)
-def walk_block(
+@subkernel
+def walk_member(
     x,
     y,
     op,
@@ -449,7 +447,7 @@ def walk_block(
     return x.shape[0]
 
 
-@kernel("void(f8[:,::1], u1[::1], f8[:,::1])")
+@subkernel
 def answer(votes, op, out):
     """Votes to probabilities; NaN where no member had anything to say."""
     for i in range(votes.shape[0]):
@@ -460,3 +458,22 @@ def answer(votes, op, out):
             total += votes[i, c]
         for c in range(votes.shape[1]):
             out[i, c] = votes[i, c] / total if total > 0.0 else np.nan
+
+
+@kernel(WALK_BLOCK)
+def walk_block(
+    x, y, op, weight, votes, out, starts, nodes, leaves, slots, observers, counters, windows, record, scale,
+    random, capacities, options, cumulative, work,
+):  # fmt: skip
+    """Walk the members in turn, each from its row in `starts`. True: all are through and have room for the
+    next row, and their answer is in `out`; False: one needs more storage, call again with it."""
+    for m in range(starts.shape[0]):
+        starts[m] = walk_member(
+            x, y, op, weight, votes, starts[m], nodes[m], leaves[m], slots[m], observers[m], counters[m],
+            windows[m], record[m], scale[m], random[m], capacities, options, cumulative, work,
+        )  # fmt: skip
+        # The others wait: votes are added up member by member, or the last bit would tell where a block ends.
+        if not has_room(nodes[m], leaves[m], counters[m]):
+            return False
+    answer(votes, op, out)
+    return True

@@ -1,4 +1,4 @@
-"""One member of a forest for regression, walked over a block: predict, learn, watch for drift.
+"""Members of a forest for regression, walked over a block: predict, learn, watch for drift.
 
 A leaf answers with its mean or with a linear model of the standardised numbers, whichever has the smaller
 fading error. A number it watches is kept as a histogram of `BINS` equal bins, each with weight, sum and sum
@@ -20,6 +20,7 @@ from adaptd.kernels.tree import (
     LEAVES_MAX,
     ROOT,
     TIE,
+    WALK_BLOCK,
     bucket,
     draw_weight,
     find_leaf,
@@ -282,11 +283,8 @@ def try_split(nodes, leaves, slots, observers, counters, capacities, random, opt
     return 1
 
 
-@kernel(
-    "i8(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], i8, f8[:,::1], f8[:,::1], i4[:,::1], f8[:,:,:,::1],"
-    "i8[::1], f8[:,::1], f8[::1], f8[:,::1], u8[::1], i8[::1], f8[::1], f8[::1], f8[:,::1])"
-)
-def walk_block(
+@subkernel
+def walk_member(
     x,
     y,
     op,
@@ -364,9 +362,28 @@ def walk_block(
     return x.shape[0]
 
 
-@kernel("void(f8[:,::1], u1[::1], f8[:,::1])")
+@subkernel
 def answer(votes, op, out):
     """The weighted mean of the members' answers; NaN where none had one."""
     for i in range(votes.shape[0]):
         if (op[i] & PREDICT) != 0:
             out[i, 0] = votes[i, 0] / votes[i, 1] if votes[i, 1] > 0.0 else math.nan
+
+
+@kernel(WALK_BLOCK)
+def walk_block(
+    x, y, op, weight, votes, out, starts, nodes, leaves, slots, observers, counters, windows, record, scale,
+    random, capacities, options, cumulative, work,
+):  # fmt: skip
+    """Walk the members in turn, each from its row in `starts`. True: all are through and have room for the
+    next row, and their answer is in `out`; False: one needs more storage, call again with it."""
+    for m in range(starts.shape[0]):
+        starts[m] = walk_member(
+            x, y, op, weight, votes, starts[m], nodes[m], leaves[m], slots[m], observers[m], counters[m],
+            windows[m], record[m], scale[m], random[m], capacities, options, cumulative, work,
+        )  # fmt: skip
+        # The others wait: votes are added up member by member, or the last bit would tell where a block ends.
+        if not has_room(nodes[m], leaves[m], counters[m]):
+            return False
+    answer(votes, op, out)
+    return True

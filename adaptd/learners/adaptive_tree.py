@@ -18,16 +18,14 @@ has a window of 1.3 KB.
 *Reference*: A. Bifet, R. Gavalda, "Adaptive learning from evolving data streams" (IDA 2009).
 """
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
-import numpy as np
 
-from adaptd.contracts import Floats, Layout
+from adaptd.contracts import Layout
 from adaptd.kernels import tree
 from adaptd.kernels.tree_adaptive import NODE_SIZE, WINDOW_SIZE
-from adaptd.kernels.tree_members import FIRST_LEAVES, Member, Members, Options
-from adaptd.numerics import enlarged
+from adaptd.kernels.tree_members import Members, Options
 
 TASKS = ("classification",)
 
@@ -51,17 +49,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Chance that the bound replaces a node by an alternate that is no better."""
 
 
-class Watched(Member):
+class Watched(Members):
     """A tree whose nodes have a window each, and a column for what may replace them."""
 
+    KERNELS: ClassVar = {"classification": "adaptd.kernels.tree_adaptive"}
     NODE_SIZE = NODE_SIZE
+    OF_NODES = ("nodes", "windows")
 
-    def new_windows(self) -> Floats:
-        return np.zeros((2 * FIRST_LEAVES, WINDOW_SIZE))
-
-    def make_room(self) -> None:
-        super().make_room()
-        self.windows = enlarged(self.windows, (len(self.nodes), WINDOW_SIZE))
+    def window_shape(self, n_nodes: int) -> tuple[int, int]:
+        return n_nodes, WINDOW_SIZE
 
 
 def build(config: Config, layout: Layout, seed: int) -> Members:
@@ -81,4 +77,4 @@ def build(config: Config, layout: Layout, seed: int) -> Members:
         fading=1.0,
     )
     details = {"leaves": tree.LEAVES, "alternates": tree.WARNINGS, "replaced": tree.DRIFTS}
-    return Members(options, layout, seed, details, "adaptd.kernels.tree_adaptive", Watched)
+    return Watched(options, layout, seed, details)
