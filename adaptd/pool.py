@@ -39,7 +39,11 @@ DEFAULT_LEARNERS: dict[str, dict[str, Any]] = {
 # Where there are classes, forest and boosting say all that a single tree does (the same page).
 FOR_NUMBERS_ONLY = ("tree",)
 # Who joins the default pool where a category has more than `FEW_CODES` codes: docs/decisions/0017-factors.md.
-FOR_MANY_CODES: dict[str, dict[str, Any]] = {"factors": {"kind": "factors"}}
+# The second expects little of single codes and much of what they do together.
+FOR_MANY_CODES: dict[str, dict[str, Any]] = {
+    "factors": {"kind": "factors"},
+    "factors_bold": {"kind": "factors", "prior": 0.1, "vector_prior": 0.5, "start": 0.1},
+}
 # Why an operator's learner rests: it keeps what it has learned, unlike one that failed.
 DISABLED = "disabled"
 # Nobody is in this place now.
