@@ -155,6 +155,8 @@ class Desk:
         self.previews: collections.deque[Request] = collections.deque()
         self.writes: collections.deque[Request] = collections.deque()
         self.speed, self.preview_speed = Speed(), Speed()
+        self.have_waited = False
+        """Whether those who wait for a preview have let a piece go by."""
         self.last_request = -math.inf
         self.held: list[bytes] = []
         self.kept: dict[str, int] = {}
@@ -186,7 +188,8 @@ class Desk:
             stop = min(rows.n, at + self.aligned(self.piece_rows()))
             if self.replaying:
                 stop = min(stop, at + self.replaying[0].after - self.taken)
-            self.work(part(rows, at, stop), self.gathered(ALONG_ROWS) if self.go_along else [])
+            along = self.gathered(ALONG_ROWS) if self.have_waited and self.go_along else []
+            self.work(part(rows, at, stop), along)
             self.taken += stop - at
             at = stop
             if at == rows.n:
@@ -229,6 +232,8 @@ class Desk:
         """Between two pieces. is_idle: the source has nothing, so nothing can come again either."""
         while self.replaying and (is_idle or self.replaying[0].after <= self.taken):
             self.apply(self.replaying.popleft(), None)
+        # Two who go along together cost little more than one: who has just come waits a piece for others.
+        self.have_waited = bool(self.previews)
         self.sort_in()
         if is_idle or not self.go_along:
             self.answer_previews()

@@ -91,9 +91,10 @@ def test_a_stream_takes_along_who_waits_and_who_asks_for_much_has_a_walk_of_thei
     status, answer = told.get_nowait()
     assert (status, len(answer["predictions"])) == (200, ALONG_ROWS + 1)
     assert walks == [1]
-    # Nothing came from the stream.
+    # Nothing comes from the stream.
     ask([{"a": 0.3}])
     stream([])
+    desk.serve(is_idle=True)
     assert told.get_nowait()[0] == 200
     assert walks == [1, 1]
     lane.close()
