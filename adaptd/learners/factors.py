@@ -93,7 +93,8 @@ ERROR_STEP, FAR, LEAST_ERROR = 0.005, 20.0, 1e-3
 HEAVIEST = 100.0
 # Beyond this a score says nothing new, and its exponential overflows.
 LARGEST_SCORE = 50.0
-VITALS_FADE = 0.01
+# What the vitals tell is taken every so many labelled rows, and fades by this much each time.
+VITALS_ROWS, VITALS_FADE = 16, 0.1
 
 # Columns of a plan, one row a feature; slot 0 is the constant, and each feature's first is "missing".
 KIND, PLACES, FIRST = range(3)
@@ -284,12 +285,14 @@ def score(n, slots, amounts, fields, n_factors, weights, k, own, others):
     for f in range(n_fields):
         others[f, 0] = 1.0
         for o in range(n_fields):
+            product = 0.0
             for j in range(1, n_factors + 1):
                 # No feature meets itself.
                 other = own[o, f * n_factors + j] if o != f else 0.0
                 others[f, o * n_factors + j] = other
                 if o < f:
-                    total += own[f, o * n_factors + j] * other
+                    product += own[f, o * n_factors + j] * other
+            total += product
     return min(max(total, -LARGEST_SCORE), LARGEST_SCORE)
 
 
@@ -301,34 +304,48 @@ def learn(n, slots, amounts, fields, weights, evidence, k, others, precisions, s
     spreads: scratch [active, 1 + fields x factors]. noise: the variance that evidence is in units of.
     """
     n_fields = others.shape[0] - 1
+    unit = 1.0 / noise
     total = 0.0
-    length = 0.0
     for i in range(n):
         s, a, f = slots[i], amounts[i], min(fields[i], n_fields)
         width = others.shape[1] if f < n_fields else 1
         for m in range(width):
-            spreads[i, m] = 1.0 / (precisions[m] + evidence[s, k, m] / noise)
+            spreads[i, m] = 1.0 / (precisions[m] + unit * evidence[s, k, m])
+        # A sum for each slot: one long chain of additions would be what the time goes into.
+        part = 0.0
         for m in range(width):
-            d2 = (a * others[f, m]) ** 2
-            total += spreads[i, m] * d2
-            length += d2
+            part += spreads[i, m] * (others[f, m] * others[f, m])
+        total += a * a * part
     scale, keep = options[RATE_SCALE], options[KEEP]
     step = scale * slope / (1.0 + scale * curvature * total)
-    moved = 0.0
+    if moving[LEARNED] % VITALS_ROWS == 0.0:
+        watch(n, amounts, fields, others, spreads, slope, step, curvature * total, moving)
     for i in range(n):
         s, a, f = slots[i], amounts[i], min(fields[i], n_fields)
         for m in range(others.shape[1] if f < n_fields else 1):
             d = a * others[f, m]
             p = spreads[i, m]
             weights[s, k, m] -= p * d * step
-            moved += (p * d) ** 2
             # What this row shows of the weight is blurred by what is uncertain about the others.
             shown = d * d * curvature * noise / (1.0 + curvature * (total - p * d * d))
             evidence[s, k, m] = keep * evidence[s, k, m] + shown
-    taken = curvature * total / (1.0 + curvature * total)
+
+
+@subkernel
+def watch(n, amounts, fields, others, spreads, slope, step, doubted, moving):
+    """Bring what the vitals tell up to date."""
+    n_fields = others.shape[0] - 1
+    length = 0.0
+    moved = 0.0
+    for i in range(n):
+        f = min(fields[i], n_fields)
+        for m in range(others.shape[1] if f < n_fields else 1):
+            d = amounts[i] * others[f, m]
+            length += d * d
+            moved += (spreads[i, m] * d) ** 2
     moving[GRADIENT_NORM] += VITALS_FADE * (abs(slope) * math.sqrt(length) - moving[GRADIENT_NORM])
     moving[STEP_NORM] += VITALS_FADE * (abs(step) * math.sqrt(moved) - moving[STEP_NORM])
-    moving[TAKEN] += VITALS_FADE * (taken - moving[TAKEN])
+    moving[TAKEN] += VITALS_FADE * (doubted / (1.0 + doubted) - moving[TAKEN])
 
 
 @subkernel
