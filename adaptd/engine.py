@@ -292,6 +292,7 @@ class Lane:
         for name, reason, detail in self.pool.review():
             self.log.emit(events.LearnerSetAside(row=row, learner=name, reason=reason, detail=detail))
         self.strategy.review(self)
+        places.admit(self)
         self.meta.review(self)
         self.controller.review(self.pool.awake())
         champion = self.pinned if self.pinned != NONE else self.controller.champion()

@@ -3,7 +3,7 @@
 A place is there once it was needed, and then stays, empty or not, so that no index ever moves. An empty one
 costs nothing: it is asleep. Whoever comes to a place enters the blend with weight 0, or with a part of its
 relative's where experience says so. Learners that the default pool needs for some streams only come to places
-too, when the columns ask for them, and stay.
+too, when the stream asks for them, and stay.
 """
 
 from typing import TYPE_CHECKING
@@ -139,8 +139,8 @@ def add(lane: "Lane", name: str) -> None:
 
 
 def admit(lane: "Lane") -> None:
-    """Learners that the columns ask for now come to places of their own."""
-    for name, options in joining(lane.config, lane.layout).items():
+    """Learners that the stream asks for now come to places of their own."""
+    for name, options in joining(lane.config, lane.layout, lane.learned).items():
         if name not in lane.pool.names:
             add(lane, name)
             index = len(lane.pool.slots) - 1

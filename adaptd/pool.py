@@ -44,6 +44,9 @@ FOR_MANY_CODES: dict[str, dict[str, Any]] = {
     "factors": {"kind": "factors"},
     "factors_bold": {"kind": "factors", "prior": 0.1, "vector_prior": 0.5, "start": 0.1},
 }
+# Curves and products tell numbers too. Before so many rows a machine of a thousand weights knows little, and
+# one more to listen to costs something (the same page).
+FOR_NUMBERS, NUMBERS_AFTER = {"factors": FOR_MANY_CODES["factors"]}, 512
 # Why an operator's learner rests: it keeps what it has learned, unlike one that failed.
 DISABLED = "disabled"
 # Nobody is in this place now.
@@ -428,11 +431,15 @@ def chosen(config: configuration.Config, task: str) -> dict[str, dict[str, Any]]
     return {name: options for name, options in learners.items() if task in tasks_of(options)}
 
 
-def joining(config: configuration.Config, layout: Layout) -> dict[str, dict[str, Any]]:
-    """Those who join the pool, once it is there, for what columns have turned out to be."""
-    if config.pool.learners or max(layout.capacities, default=0) <= FEW_CODES:
+def joining(config: configuration.Config, layout: Layout, learned: int) -> dict[str, dict[str, Any]]:
+    """Those who join the pool, once it is there, for what the stream has turned out to be."""
+    if config.pool.learners:
         return {}
-    return FOR_MANY_CODES
+    if max(layout.capacities, default=0) > FEW_CODES:
+        return FOR_MANY_CODES
+    if layout.task == "regression" and learned >= NUMBERS_AFTER:
+        return FOR_NUMBERS
+    return {}
 
 
 def looks_at_labels(options: dict[str, Any]) -> bool:

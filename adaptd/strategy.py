@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from adaptd import challengers, memory, places
 from adaptd.contracts import Bytes, Floats, Layout, State
 from adaptd.experience import Experience
-from adaptd.pool import joining
+from adaptd.pool import FOR_MANY_CODES
 
 if TYPE_CHECKING:
     from adaptd.config import Config
@@ -103,6 +103,7 @@ class Strategy:
 
     def restore_places(self, lane: "Lane", state: State) -> None:
         """Make the places that there were, before any part loads its state."""
+        is_default = not lane.config.pool.learners
         for name in state["places"]:
-            if name.rpartition("_")[0] in self.families or name in joining(lane.config, lane.layout):
+            if name.rpartition("_")[0] in self.families or (is_default and name in FOR_MANY_CODES):
                 places.add(lane, name)

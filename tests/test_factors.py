@@ -7,7 +7,8 @@ from adaptd.contracts import CATEGORY, LEARN, NUMBER, PREDICT, Layout
 from adaptd.learners import factors, linear
 from adaptd.learners.factors import BYTES_MAX, WORK_MAX, Config, build
 from adaptd.numerics import same_state
-from adaptd.pool import DEFAULT_LEARNERS, FOR_MANY_CODES
+from adaptd.pool import DEFAULT_LEARNERS, FOR_MANY_CODES, NUMBERS_AFTER
+from tests import streams
 from tests.lanes import Bench
 
 BOTH = PREDICT | LEARN
@@ -245,6 +246,18 @@ def test_joins_the_default_pool_with_the_65th_code_and_not_before():
     assert len({record["user"] for record in rows[:row]}) <= 64
     assert 65 in (len({record[key] for record in rows[: row + 1]}) for key in ("user", "shop"))
     assert not np.isnan(many.lane.scores.cumulative(many.lane.pool.names.index("factors"))["log_loss"])
+
+
+@pytest.mark.parametrize("stop", [NUMBERS_AFTER - 100, NUMBERS_AFTER, NUMBERS_AFTER + 100])
+def test_joins_where_the_target_is_a_number_after_some_rows_and_a_stop_leaves_no_trace(stop):
+    rows, tree = streams.numbers(NUMBERS_AFTER + 300), {"schema": {"task": "regression"}}
+    whole = Bench(tree, {}).feed(rows)
+    assert joined(whole) == [(NUMBERS_AFTER, "factors")]
+    before, after = Bench(tree, {}).feed(rows[:stop], list(range(9, stop, 9))), Bench(tree, {})
+    assert after.lane.load_state(before.lane.state()) == []
+    after.feed(rows[stop:])
+    np.testing.assert_array_equal(before.numbers() + after.numbers(), whole.numbers())
+    assert same_state(after.lane.state(), whole.lane.state())
 
 
 def test_leaves_a_configured_pool_alone():
