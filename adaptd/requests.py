@@ -37,6 +37,9 @@ PIECE_ROWS_MIN = 16
 # So many rows that are only asked for go along with a piece of the stream: the learners are called once for
 # both. More would make the piece longer, and are worth a walk of their own.
 ALONG_ROWS = 8
+# Pieces on the way to a control point are equal. They may be so much longer where that saves one: a block
+# more costs more, and where the speed is about the limit its cost would keep it there.
+LONGER = 1.125
 # Rows of a first piece, before anything is known about the speed.
 FIRST_PIECE_ROWS = 64
 # Replies and output lines that wait for the input log stay below this.
@@ -155,8 +158,6 @@ class Desk:
         self.previews: collections.deque[Request] = collections.deque()
         self.writes: collections.deque[Request] = collections.deque()
         self.speed, self.preview_speed = Speed(), Speed()
-        self.have_waited = False
-        """Whether those who wait for a preview have let a piece go by."""
         self.last_request = -math.inf
         self.held: list[bytes] = []
         self.kept: dict[str, int] = {}
@@ -178,7 +179,7 @@ class Desk:
         left, control_rows = self.daemon.lane.rows_to_control, self.daemon.config.control.rows
         if rows >= left:
             return left + (rows - left) // control_rows * control_rows
-        return math.ceil(left / math.ceil(left / rows))
+        return math.ceil(left / math.ceil(left / (LONGER * rows)))
 
     def take(self, rows: Rows) -> None:
         """One read of the source, with what came over HTTP at its places."""
@@ -188,8 +189,7 @@ class Desk:
             stop = min(rows.n, at + self.aligned(self.piece_rows()))
             if self.replaying:
                 stop = min(stop, at + self.replaying[0].after - self.taken)
-            along = self.gathered(ALONG_ROWS) if self.have_waited and self.go_along else []
-            self.work(part(rows, at, stop), along)
+            self.work(part(rows, at, stop), self.gathered(ALONG_ROWS) if self.go_along else [])
             self.taken += stop - at
             at = stop
             if at == rows.n:
@@ -232,8 +232,6 @@ class Desk:
         """Between two pieces. is_idle: the source has nothing, so nothing can come again either."""
         while self.replaying and (is_idle or self.replaying[0].after <= self.taken):
             self.apply(self.replaying.popleft(), None)
-        # Two who go along together cost little more than one: who has just come waits a piece for others.
-        self.have_waited = bool(self.previews)
         self.sort_in()
         if is_idle or not self.go_along:
             self.answer_previews()
