@@ -14,6 +14,9 @@ RAW_BYTES_MAX = 64 * 1024
 KEY_BYTES_MAX = 1024
 """Ids and labels are held in buffers and echoed; longer ones are rejected."""
 
+BOM = b"\xef\xbb\xbf"
+"""Editors put it before a text in UTF-8."""
+
 JSON_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -371,6 +371,9 @@ csv_lines = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
+# The mark of UTF-8 before a line that a read begins with.
+@example([b",,,", b",,,,", b"\xef\xbb\xbf"], [], {}, {})
+@example([b"1,2,3,1,a", b"\xef\xbb\xbf2,2,3,1,a"], [2], {}, {})
 @given(csv_lines, st.lists(st.integers(0, 11), max_size=3), some_kinds, some_kinds)
 def test_csv_rows_do_not_depend_on_cuts_or_on_what_is_expected(lines, cuts, kinds, other) -> None:
     fields = Fields(weight="w", echo=("c",))

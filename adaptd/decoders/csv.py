@@ -37,6 +37,7 @@ from pyarrow import csv as arrow_csv
 from adaptd.contracts import NUMBER, Column, Fields, Reject, Rows, State
 from adaptd.errors import InputError
 from adaptd.records import (
+    BOM,
     JSON_NUMBER,
     KEY_BYTES_MAX,
     RAW_BYTES_MAX,
@@ -105,6 +106,8 @@ class CsvDecoder:
         """
         header = self.header or []
         if not self._numeric or b'"' in lines or b"\r" in lines or not 0 < len(lines) < ARROW_BYTES_MAX:
+            return None
+        if lines.startswith(BOM):  # Arrow drops it wherever a read begins
             return None
         places = [str(j) for j in range(len(header))]
         kinds_of = {

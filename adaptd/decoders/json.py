@@ -40,6 +40,7 @@ import numpy as np
 
 from adaptd.contracts import NUMBER, Column, Fields, Reject, Rows, State
 from adaptd.records import (
+    BOM,
     KEY_BYTES_MAX,
     RAW_BYTES_MAX,
     RecordError,
@@ -54,7 +55,6 @@ NAMES_MAX = 1024
 """Columns the typed struct holds beside those in `kinds`; records with more lose only speed."""
 
 NAN = math.nan
-BOM = b"\xef\xbb\xbf"
 Raw = msgspec.Raw
 # Quoted text first, so that a NaN inside of it is passed over.
 NOT_FINITE = re.compile(rb'"(?:[^"\\\n]|\\.)*+"|(-?)(NaN|Infinity)')
