@@ -172,7 +172,7 @@ class Desk:
         return self.speed.rows(QUIET_PIECE_SECONDS if quiet else PIECE_SECONDS)
 
     def aligned(self, rows: int) -> int:
-        """At most `rows`, so that pieces end where the lane ends its blocks.
+        """About `rows`, at most `LONGER` times as many, so that pieces end where the lane ends its blocks.
 
         Each block costs something, and a piece that reached across a control point would be two.
         """
