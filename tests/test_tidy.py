@@ -70,6 +70,24 @@ def test_kernels_call_only_kernels_of_their_own_file_or_of_the_kernels_folder():
 
 
 @pytest.mark.parametrize("path", relative)
+def test_no_subkernel_hands_out_an_array(path):
+    """References to arrays are not counted in it, so its caller would let go of one that it never held."""
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef) or "subkernel" not in map(
+            ast.unparse, function.decorator_list
+        ):
+            continue
+        parts = [node for node in ast.walk(function) if isinstance(node, ast.Subscript)]
+        arrays = {ast.unparse(part.value) for part in parts}
+        rows = {ast.unparse(part) for part in parts if ":" in ast.unparse(part.slice)}
+        for node in ast.walk(function):
+            if isinstance(node, ast.Return) and node.value is not None:
+                values = node.value.elts if isinstance(node.value, ast.Tuple) else [node.value]
+                for value in map(ast.unparse, values):
+                    assert value not in arrays | rows, f"{function.name} returns {value}"
+
+
+@pytest.mark.parametrize("path", relative)
 def test_files_can_be_found_ones_way_in(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 600

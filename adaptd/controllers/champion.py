@@ -150,7 +150,8 @@ def _speaks(champion, awake, means, counts):
 
 @kernel(
     "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], b1, b1,"
-    "f8[::1], f8[::1], f8[:,::1], i8, f8[::1], i8[::1])"
+    "f8[::1], f8[::1], f8[:,::1], i8, f8[::1], i8[::1])",
+    allocates=True,
 )
 def _walk(p, y, op, weight, out, parts, classes, brier, means, counts, evidence, champion, seen, rows):
     n_learners, n_rows, width = p.shape

@@ -34,7 +34,8 @@ def _loss(p, i, y, is_number, scale):
 
 @kernel(
     "void(f8[:,:,::1], f8[:,::1], f8[::1], u1[::1], f8[::1], b1, f8[:,::1], f8[:,::1], f8[::1],"
-    "i8[::1], f8[:,::1], f8[:,:,::1])"
+    "i8[::1], f8[:,::1], f8[:,:,::1])",
+    allocates=True,
 )
 def compare(p, blend, y, op, weight, is_number, recent, steady, scale, relatives, sums, evidence):
     """Note the losses of all learners, and of the blend behind them, on the labelled rows.

@@ -123,17 +123,19 @@ def load_without_scipy() -> None:
 
 load_without_scipy()
 
-# Nobody calls kernels from C.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+# Nobody calls kernels from C. References to arrays are not counted: the caller holds them all, and each row
+# of an array that is handed to a subkernel would cost two atomic operations, a third of some kernels' time.
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True, "_nrt": False}
 
 
-def kernel(signature: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def kernel(signature: str, allocates: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Compile when the module is imported, for exactly `signature`; callable from Python.
 
-    `signature` is Numba's text form, for example `"void(f8[:,::1], f8[::1], u1[::1])"`.
+    `signature` is Numba's text form, for example `"void(f8[:,::1], f8[::1], u1[::1])"`. Only with `allocates`
+    may the kernel make arrays; references to arrays are then counted in it.
     """
     compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = numba.njit(
-        signature, cache=True, **OPTIONS
+        signature, cache=True, **{**OPTIONS, "_nrt": allocates}
     )
     return compiled
 

@@ -27,16 +27,16 @@ KNEE = 1.0
 
 
 @subkernel
-def _regress(w, covariance, x, error, forgetting, importance, awake, turn):
+def _regress(w, covariance, x, error, forgetting, importance, awake, turn, step):
     """One recursive least-squares step of `w` [n], towards `error`, the part not yet explained.
 
     The prior `w ~ 0` is fed in again coordinate by coordinate as it is forgotten. Without that the
-    covariance of a direction that no row excites (two equal learners) grows without bound.
+    covariance of a direction that no row excites (two equal learners) grows without bound. step: scratch [n].
     """
     size = w.shape[0]
-    step = np.zeros(size)
     power = 0.0
     for a in range(size):
+        step[a] = 0.0
         if awake[a]:
             for d in range(size):
                 step[a] += covariance[a, d] * x[d]
@@ -101,7 +101,8 @@ def _explain(said, inputs, x, scale, w, top, shares, mass, awake, part):
 
 @kernel(
     "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], f8, b1, f8[::1], f8[:,::1],"
-    "f8[:,:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1])"
+    "f8[:,:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1])",
+    allocates=True,
 )
 def walk_numbers(
     p,
@@ -132,6 +133,7 @@ def walk_numbers(
     x[n_learners] = 1.0
     awake = np.ones(n_learners + 1, np.bool_)
     everyone = np.ones(n_mixers + 1, np.bool_)
+    step = np.zeros(n_learners + 1)
     explained = np.zeros(n_mixers)
     members = np.zeros(n_mixers + 1)
     losses = np.zeros(n_learners)
@@ -184,7 +186,7 @@ def walk_numbers(
                     if not squared:
                         importance /= max(abs(error), KNEE)
                     turn = rows[0] % (n_learners + 1)
-                    _regress(w[k], covariance[k], x, error, forgetting[k], importance, awake, turn)
+                    _regress(w[k], covariance[k], x, error, forgetting[k], importance, awake, turn, step)
             for k in range(n_mixers + 1):
                 member_losses[k] = 0.5 * sized((y[i] - members[k]) / scale, squared)
             reward(top, everyone, member_losses, gain)

@@ -399,7 +399,8 @@ def note_error(error, moving):
 
 @kernel(
     "void(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], i8[:,::1], i8, i8, i8, f8[:,::1], f8[:,::1], "
-    "f8[:,:,::1], f8[:,:,::1], f8[::1], f8[::1], f8[::1], f8[::1])"
+    "f8[:,:,::1], f8[:,:,::1], f8[::1], f8[::1], f8[::1], f8[::1])",
+    allocates=True,
 )
 def walk(
     x, y, op, weight, out, plan, n_fields, n_factors, knots, stats, target, weights, evidence, precisions,

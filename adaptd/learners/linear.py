@@ -294,7 +294,7 @@ _ARGUMENTS = (
 )
 
 
-@kernel(f"void({_ARGUMENTS}, f8[:,::1])")
+@kernel(f"void({_ARGUMENTS}, f8[:,::1])", allocates=True)
 def step_two_classes(x, y, op, weight, out, plan, stats, weights, squares, rungs, moving, options, soft):
     n_rungs = weights.shape[0]
     slots = np.empty(room(plan, options), np.int64)
@@ -339,7 +339,7 @@ def step_two_classes(x, y, op, weight, out, plan, stats, weights, squares, rungs
             scaling.observe_row(x[t], plan, stats, options[SCALE_FADE])
 
 
-@kernel(f"void({_ARGUMENTS}, f8[:,::1])")
+@kernel(f"void({_ARGUMENTS}, f8[:,::1])", allocates=True)
 def step_regression(x, y, op, weight, out, plan, stats, weights, squares, rungs, moving, options, target):
     n_rungs = weights.shape[0]
     slots = np.empty(room(plan, options), np.int64)
@@ -380,7 +380,7 @@ def step_regression(x, y, op, weight, out, plan, stats, weights, squares, rungs,
             scaling.observe_target(y[t], target, options[SCALE_FADE])
 
 
-@kernel(f"void({_ARGUMENTS}, f8[:,::1])")
+@kernel(f"void({_ARGUMENTS}, f8[:,::1])", allocates=True)
 def step_many_classes(x, y, op, weight, out, plan, stats, weights, squares, rungs, moving, options, soft):
     n_rungs, _, n_classes = weights.shape
     slots = np.empty(room(plan, options), np.int64)

@@ -373,7 +373,8 @@ def predict(outputs, n_scores, rungs, options, target, p, out):
 
 @kernel(
     "void(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], i8[:,::1], f8[:,::1], i8[::1], f8[:,::1], "
-    "f8[::1], f8[:,::1], f8[::1], f8[::1], f8[:,::1], f8[:,::1])"
+    "f8[::1], f8[:,::1], f8[::1], f8[::1], f8[:,::1], f8[:,::1])",
+    allocates=True,
 )
 def walk(x, y, op, weight, out, plan, stats, sizes, weights, squares, rungs, moving, options, target, soft):
     n_rungs = weights.shape[0]

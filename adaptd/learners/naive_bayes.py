@@ -227,7 +227,8 @@ def _posterior(evidence, exponent, classes, probabilities):
 
 @kernel(
     "void(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[::1], i8[::1], f8[::1], f8[:,:,::1], f8[:,::1], f8[:,::1],"
-    " f8[:,::1], f8[::1], f8[:,::1])"
+    " f8[:,::1], f8[::1], f8[:,::1])",
+    allocates=True,
 )
 def _step(
     x,

@@ -292,7 +292,8 @@ def _leave(
 @kernel(
     "void(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], u1[::1], i8, i8[::1], f8[::1], f8[:,::1], f8[::1],"
     "f8[::1], u1[::1], u1[::1], f4[:,:,::1], f4[:,::1], f8[:,::1], f8[::1], f8[::1], f4[:,:,::1], f4[:,::1],"
-    "i8[::1], f8[:,::1], f8[::1], f8[::1], f8[::1])"
+    "i8[::1], f8[:,::1], f8[::1], f8[::1], f8[::1])",
+    allocates=True,
 )
 def _step(
     x, y, op, weight, out, is_category, k, visits, limits, rows, labels, weights, present, contradicted,
