@@ -157,6 +157,9 @@ class Desk:
         self.json = predictions.JsonLines()
         self.previews: collections.deque[Request] = collections.deque()
         self.writes: collections.deque[Request] = collections.deque()
+        self.between: collections.deque[Request] = collections.deque()
+        """Checkpoints and reloads: for between two reads, as the source's position is behind a whole one."""
+        self.is_in_read = False
         self.speed, self.preview_speed = Speed(), Speed()
         self.last_request = -math.inf
         self.held: list[bytes] = []
@@ -184,6 +187,7 @@ class Desk:
     def take(self, rows: Rows) -> None:
         """One read of the source, with what came over HTTP at its places."""
         at = 0
+        self.is_in_read = True
         while True:
             self.serve()
             stop = min(rows.n, at + self.aligned(self.piece_rows()))
@@ -193,6 +197,7 @@ class Desk:
             self.taken += stop - at
             at = stop
             if at == rows.n:
+                self.is_in_read = False
                 return
 
     def work(self, rows: Rows, along: Sequence[Share] = ()) -> tuple[list[Answers], list[Reject]]:
@@ -237,6 +242,8 @@ class Desk:
             self.answer_previews()
         if not self.replaying:
             self.take_writes()
+            if self.between and not self.is_in_read:
+                self.take_between(self.between.popleft())
         self.let_out()
 
     def sort_in(self) -> None:
@@ -244,8 +251,9 @@ class Desk:
         taken = self.queue.take()
         if taken:
             self.last_request = self.daemon.clock.monotonic()
+        waiting = {"preview": self.previews, "checkpoint": self.between, "reload": self.between}
         for request in taken:
-            (self.previews if request.kind == "preview" else self.writes).append(request)
+            waiting.get(request.kind, self.writes).append(request)
 
     def answer_previews(self) -> None:
         """Predictions that change nothing, for one piece's time: of all who wait at once, for a call of the
@@ -292,7 +300,7 @@ class Desk:
             self.refuse_writes()
         batch: list[Request] = []
         n_rows, limit = 0, self.speed.rows(PIECE_SECONDS)
-        while self.writes and n_rows < limit and self.writes[0].kind in ("rows", "command"):
+        while self.writes and n_rows < limit:
             batch.append(self.writes.popleft())
             n_rows += 0 if batch[-1].rows is None else batch[-1].rows.n
         if batch:
@@ -308,12 +316,12 @@ class Desk:
                 return
             for entry, request in zip(entries, batch, strict=True):
                 self.apply(entry, request)
-        elif self.writes:
-            request = self.writes.popleft()
-            if request.kind == "checkpoint":
-                request.resolve(*self.daemon.checkpoint_now())
-            else:
-                request.resolve(*self.daemon.take_config(request.config))
+
+    def take_between(self, request: Request) -> None:
+        if request.kind == "checkpoint":
+            request.resolve(*self.daemon.checkpoint_now())
+        else:
+            request.resolve(*self.daemon.take_config(request.config))
 
     def tell(self, command: bytes) -> None:
         """A command of the daemon's own, durable like all; one that the disk refuses is told again later."""
@@ -323,11 +331,8 @@ class Desk:
 
     def refuse_writes(self) -> None:
         """Kafka alone says what comes after what, and has no place for what comes over HTTP."""
-        kept = [request for request in self.writes if request.kind not in ("rows", "command")]
-        for request in self.writes:
-            if request.kind in ("rows", "command"):
-                request.resolve(409, fault(WRITES_REFUSED))
-        self.writes = collections.deque(kept)
+        while self.writes:
+            self.writes.popleft().resolve(409, fault(WRITES_REFUSED))
 
     def apply(self, entry: Entry, request: Request | None) -> None:
         """Work on an entry; the one who asked, when there still is one, hears when it is on disk."""
@@ -405,10 +410,9 @@ class Desk:
     def close(self) -> None:
         """Everybody who waits is told that it is over."""
         self.queue.close()
-        for request in (*self.previews, *self.writes):
-            request.resolve(503, fault("the daemon is stopping"))
-        self.previews.clear()
-        self.writes.clear()
+        for waiting in (self.previews, self.writes, self.between):
+            while waiting:
+                waiting.popleft().resolve(503, fault("the daemon is stopping"))
 
 
 def part(rows: Rows, start: int, stop: int) -> Rows:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 
 import numpy as np
@@ -140,7 +141,7 @@ def test_without_a_directory_entries_count_as_synced():
 
 # A real process, killed.
 
-TIMEOUT_SECONDS = 120
+TIMEOUT_SECONDS = 60
 
 
 class Service:
@@ -177,8 +178,10 @@ class Service:
             return json.load(answer)
 
     def wait_for_lines(self, n: int) -> None:
+        end = time.monotonic() + TIMEOUT_SECONDS
         while self.sink.read_bytes().count(b"\n") < n:
             assert self.process.poll() is None
+            assert time.monotonic() < end
 
     def end(self, number: int) -> None:
         self.process.send_signal(number)
@@ -236,3 +239,21 @@ def test_after_sigkill_what_was_answered_is_done_again_at_its_place(tmp_path):
     twin.end(signal.SIGTERM)
     assert twin.sink.read_bytes() == lines
     assert same(twin.lane(), service.lane())
+
+
+def test_a_checkpoint_that_was_asked_for_holds_no_part_of_a_read(tmp_path):
+    rows = 20_000
+    service = Service(tmp_path, rows).start(
+        "--set", "source.poll_rows_max=10000", "--set", "checkpoint.interval_seconds=1000",
+    )  # fmt: skip
+    service.wait_for_lines(1)
+    # The first comes when the read that is in hand is done, the second as soon as the next one is.
+    first = service.post("checkpoint")["number"]
+    second = service.post("checkpoint")["number"]
+    service.end(signal.SIGKILL)
+    assert second > first
+    service.start()
+    service.wait_for_lines(rows)
+    service.end(signal.SIGTERM)
+    written = [json.loads(line)["row"] for line in service.sink.read_bytes().splitlines()]
+    assert written == list(range(1, rows + 1))
