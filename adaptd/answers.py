@@ -19,7 +19,7 @@ class Beside(msgspec.Struct, frozen=True):
     given: Floats | None = None
     """[n, GIVEN]: the bound of the interval, or of the set of classes (`coverage.py`)."""
 
-    def taken(self, rows: npt.NDArray[np.bool_]) -> "Beside":
+    def taken(self, rows: npt.NDArray[np.bool_] | slice) -> "Beside":
         """The same of some rows only."""
         of = [None if array is None else array[rows] for array in (self.parts, self.given)]
         return Beside(self.names, *of)
@@ -38,6 +38,21 @@ class Answers(msgspec.Struct):
     """Whose prediction this is, by the name it had then; None for the blend."""
     echo: list[bytes] | None
     beside: Beside = Beside()
+
+    def between(self, start: int, stop: int) -> "Answers":
+        """Some of them."""
+        if start == 0 and stop == len(self.ids):
+            return self
+        rows = slice(start, stop)
+        return Answers(
+            self.ids[rows],
+            self.first_row + start,
+            self.values[rows],
+            self.task,
+            self.learner,
+            self.echo and self.echo[rows],
+            self.beside.taken(rows),
+        )
 
 
 def formatted(lines: Lines, part: Answers, spellings: list[bytes]) -> bytes:

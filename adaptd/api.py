@@ -37,7 +37,7 @@ from adaptd.http import parse_listen
 from adaptd.journal import Journal
 from adaptd.lines import build_decoder
 from adaptd.metrics import Metrics
-from adaptd.requests import Queue, Request, fault
+from adaptd.requests import Queue, Reply, Request, Resolve, fault
 
 BODY_SECONDS = 10.0
 ANSWER_SECONDS = 20.0
@@ -50,7 +50,7 @@ BURST_SECONDS = 1.0
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
-ReadConfig = Callable[[Callable[[int, bytes], None]], None]
+ReadConfig = Callable[[Resolve], None]
 Handler = Callable[[HttpRequest], Awaitable[Response]]
 
 
@@ -309,19 +309,19 @@ class Api:
         self.queue.put(request)
         return await answer
 
-    def answer(self) -> tuple[Callable[[int, bytes], None], Awaitable[Response]]:
+    def answer(self) -> tuple[Resolve, Awaitable[Response]]:
         """What another thread calls with the reply, and what waits for that."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Response] = loop.create_future()
 
-        def settle(status: int, body: bytes) -> None:
+        def settle(status: int, reply: Reply) -> None:
             if not future.done():
-                future.set_result(json(status, body))
+                future.set_result(json(status, reply() if callable(reply) else reply))
 
-        def resolve(status: int, body: bytes) -> None:
+        def resolve(status: int, reply: Reply) -> None:
             # The server may have closed its loop meanwhile; then nobody waits.
             with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(settle, status, body)
+                loop.call_soon_threadsafe(settle, status, reply)
 
         async def waited() -> Response:
             try:
@@ -467,7 +467,7 @@ async def failed(request: HttpRequest, problem: Exception) -> Response:
     return error(500, f"a fault in adaptd: {type(problem).__name__}: {problem}")
 
 
-def ignore(status: int, body: bytes) -> None:
+def ignore(status: int, reply: Reply) -> None:
     """Until it is known who waits."""
 
 

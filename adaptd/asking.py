@@ -27,14 +27,11 @@ class Asked:
         self.layout = lane.layout
         n = len(self.x)
         self.operations = np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
-        self.predictions: Floats | None = None
-        """[n_learners, n, width]: what the pool says of them."""
+        self.block: tuple[Floats, Bytes, Floats] | None = None
+        """Their operations and then those of the block that they go along with."""
+        self.predictions: Floats = np.empty((0, 0, 0))
+        """[n_learners, n + rows of the block, width]: what the pool says of all."""
         self.answers: Answers | None = None
-
-    def before(self, y: Floats, op: Bytes, weight: Floats) -> tuple[Floats, Bytes, Floats]:
-        """Their operations and then those of a block."""
-        no_y, ask, full_weight = self.operations
-        return np.concatenate([no_y, y]), np.concatenate([ask, op]), np.concatenate([full_weight, weight])
 
     def say(self, lane: "Lane", blend: Floats, parts: Floats | None) -> Answers:
         given = None if lane.coverage is None else lane.coverage.now(blend)
@@ -57,17 +54,20 @@ def preview(lane: "Lane", reads: list[Rows]) -> Answers:
 
 
 def walk(lane: "Lane", x: Floats, lags: Floats, y: Floats, op: Bytes, weight: Floats) -> Floats:
-    """The pool's walk of a block [n_learners, n, width], and of those who go along."""
+    """The pool's walk of a block, and of those who go along.
+
+    Gives what is said of the block [n_learners, n, width]: a view, so what is changed there is blended too.
+    """
     asked = lane.asked
     if asked is None or asked.layout != lane.layout:
         lane.asked = None
         return lane.pool.step(x, lags, y, op, weight)
-    n = len(asked.x)
-    predictions = lane.pool.step(
-        np.vstack([asked.x, x]), np.vstack([asked.lags, lags]), *asked.before(y, op, weight), n
+    n, (no_y, ask, full_weight) = len(asked.x), asked.operations
+    asked.block = np.concatenate([no_y, y]), np.concatenate([ask, op]), np.concatenate([full_weight, weight])
+    asked.predictions = lane.pool.step(
+        np.concatenate([asked.x, x]), np.concatenate([asked.lags, lags]), *asked.block, n
     )
-    asked.predictions = predictions[:, :n]
-    return np.ascontiguousarray(predictions[:, n:])
+    return asked.predictions[:, n:]
 
 
 def blended(
@@ -75,10 +75,9 @@ def blended(
 ) -> tuple[Floats, Floats | None]:
     """The block's blend and parts, as `Lane.blended`; those who went along are answered."""
     asked, lane.asked = lane.asked, None
-    if asked is None or asked.predictions is None:
+    if asked is None or asked.block is None:
         return lane.blended(predictions, y, op, weight)
     n = len(asked.x)
-    everything = np.concatenate([asked.predictions, predictions], axis=1)
-    blend, parts = lane.blended(everything, *asked.before(y, op, weight))
+    blend, parts = lane.blended(asked.predictions, *asked.block)
     asked.say(lane, blend[:n], None if parts is None else parts[:n])
     return blend[n:], None if parts is None else parts[n:]

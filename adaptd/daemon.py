@@ -31,7 +31,7 @@ from adaptd.figures import Figures
 from adaptd.history import History
 from adaptd.inbox import Inbox
 from adaptd.journal import Journal
-from adaptd.requests import Desk, Request, fault
+from adaptd.requests import Desk, Reply, Request, Resolve, fault
 
 if TYPE_CHECKING:
     from adaptd.api import Api
@@ -387,7 +387,7 @@ class Daemon:
 
     # Reload.
 
-    def read_config(self, resolve: Callable[[int, bytes], None]) -> None:
+    def read_config(self, resolve: Resolve) -> None:
         """Read the configuration anew and see whether it can be taken live; not in the loop's thread.
 
         Building and compiling what is new can take long. The loop goes on with the old one meanwhile.
@@ -514,7 +514,7 @@ class Daemon:
             sys.setswitchinterval(switch_seconds)
 
 
-def ignore(status: int, reply: bytes) -> None:
+def ignore(status: int, reply: Reply) -> None:
     """Nobody waits for the reply; the log has it."""
 
 

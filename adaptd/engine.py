@@ -195,6 +195,7 @@ class Lane:
             predictions[:, late.waited] = self.labels.predictions[late.slots].swapaxes(0, 1)
             predictions[:, late.here] = predictions[:, late.origins]
         blend, parts = asking.blended(self, predictions, y, op, weight)
+        predictions = np.ascontiguousarray(predictions)
         calm = blend if self.pinned != NONE else getattr(self.controller, "calm", blend)[-len(op) :]
         if late is not None:
             blend[late.waited] = self.labels.blend[late.slots]

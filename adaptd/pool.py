@@ -51,6 +51,8 @@ FOR_NUMBERS, NUMBERS_AFTER = {"factors": FOR_MANY_CODES["factors"]}, 512
 DISABLED = "disabled"
 # Nobody is in this place now.
 EMPTY = "empty"
+# The learners are shared out among the threads anew after so many blocks.
+SHARED_BLOCKS = 16
 # Handing work to another thread costs some 50 microseconds; below this a block is walked in one.
 THREAD_SECONDS_MIN = 0.0005
 
@@ -133,6 +135,12 @@ class Pool:
         self.is_lagged = any(slot.lagged for slot in self.slots)
         threads = config.pool.threads or configuration.processors()
         self.threads = min(threads, len(self.slots))
+        self.shared: list[list[int]] = []
+        """Learner indices for each thread."""
+        self.shared_blocks = 0
+        """Blocks that were walked so."""
+        self.row_seconds = 0.0
+        """What a row takes, by all learners."""
         self.workers = (
             concurrent.futures.ThreadPoolExecutor(self.threads - 1, "learner") if self.threads > 1 else None
         )
@@ -267,16 +275,23 @@ class Pool:
 
         They are the same from block to block, so that what a learner knows stays in a processor's cache.
         """
-        costs = sorted(((slot.seconds * n, index) for index, slot in enumerate(self.slots)), reverse=True)
-        if self.workers is None or sum(cost for cost, _ in costs) < THREAD_SECONDS_MIN:
+        self.shared_blocks += 1
+        if sum(map(len, self.shared)) != len(self.slots) or self.shared_blocks >= SHARED_BLOCKS:
+            self.share_out()
+        if self.workers is None or self.row_seconds * n < THREAD_SECONDS_MIN:
             return [collections.deque(range(len(self.slots)))]
+        return [collections.deque(share) for share in self.shared]
+
+    def share_out(self) -> None:
+        """By what the learners' rows have taken."""
+        self.row_seconds, self.shared_blocks = sum(slot.seconds for slot in self.slots), 0
         loads = [0.0] * self.threads
-        shares: list[collections.deque[int]] = [collections.deque() for _ in loads]
-        for cost, index in costs:
+        self.shared = [[] for _ in loads]
+        costs = sorted(((slot.seconds, index) for index, slot in enumerate(self.slots)), reverse=True)
+        for seconds, index in costs:
             least = loads.index(min(loads))
-            loads[least] += cost
-            shares[least].append(index)
-        return shares
+            loads[least] += seconds
+            self.shared[least].append(index)
 
     def review(self) -> list[tuple[str, str, str]]:
         """A control point: sets aside what failed, sleeps on, or grew too large; (name, reason, detail)."""

@@ -13,10 +13,11 @@ lowest code among equals. A predicted number is the shortest text that reads bac
 {"prediction":"up","proba":{"up":0.5,"down":0.5},"learner":"forest","row":2}
 """
 
+import functools
 import itertools
 import json
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -31,16 +32,21 @@ NOTHING = 0
 EVERY = 1
 GREATEST = 2
 
-# Tables of pieces, in the order in which they stand in the text.
+# Tables of pieces that are the same in many calls.
 SHELL = 0  # before and after the id: two pieces for a row without one, two for a row with one
-ID = 1  # one a row
-VALUE = 2  # what is predicted: one a class and one for null, or one a row
-KEY = 3  # what stands before each class's probability
-SPEAKER = 4  # one a learner, then the blend
-ECHO = 5  # one a row, or none at all
-TAIL = 6  # without echoed fields; before and after them
+CLASS = 1  # what is predicted: one a class and one for null
+KEY = 2  # what stands before each class's probability
+SPEAKER = 3  # one a learner, then the blend
+TAIL = 4  # without echoed fields; before and after them
+# And of a call's own rows.
+ID = 0  # one a row
+NUMBER = 1  # what is predicted, where that is a number: one a row
+ECHO = 2  # one a row, or none at all
 
-NUMBER_BYTES_MAX = 20  # the row number; a probability takes eight
+NUMBER_BYTES_MAX = 20  # the row number
+PROBABILITY_BYTES = 8
+# Frames that are kept: a handful of lanes, whose classes and speakers change now and then.
+FRAMES_MAX = 64
 
 
 class Lines(Protocol):
@@ -94,12 +100,8 @@ class JsonLines:
         speakers: Ints | int,
         echo: Sequence[bytes] | None = None,
     ) -> bytes:
-        values = [raw + b',"proba":{' for raw in (*spellings, b"null")]
-        # The keys of an object are strings: class 3.5 is "3.5" there.
-        keys = [raw if raw.startswith(b'"') else b'"' + raw + b'"' for raw in spellings]
-        keys = [(b"," if code else b"") + key + b":" for code, key in enumerate(keys)]
-        tables = self._tables(ids, values, keys, _json_speakers(b"}", learners), echo)
-        return _lines(tables, len(ids), probabilities, EVERY, speakers, first_row)
+        frame = _json_frame(tuple(spellings), tuple(learners), True)
+        return _lines(frame, [_texts(ids), [], echo or ()], probabilities, EVERY, speakers, first_row)
 
     def regression(
         self,
@@ -110,22 +112,9 @@ class JsonLines:
         speakers: Ints | int,
         echo: Sequence[bytes] | None = None,
     ) -> bytes:
-        values = _numbers(predictions)
-        tables = self._tables(ids, values, [], _json_speakers(b"", learners), echo)
-        return _lines(tables, len(ids), np.empty((len(ids), 0)), NOTHING, speakers, first_row)
-
-    def _tables(
-        self,
-        ids: Sequence[bytes | None],
-        values: list[bytes],
-        keys: list[bytes],
-        speakers: list[bytes],
-        echo: Sequence[bytes] | None,
-    ) -> list[list[bytes]]:
-        shell = [b"{", b'"prediction":', b'{"id":', b',"prediction":']
-        tail = [b"}\n", b",", b"}\n"]
-        raw_ids = [b"" if raw is None else raw for raw in ids]
-        return [shell, raw_ids, values, keys, speakers, list(echo or ()), tail]
+        own = [_texts(ids), _numbers(predictions), echo or ()]
+        none = np.empty((len(ids), 0))
+        return _lines(_json_frame((), tuple(learners), False), own, none, NOTHING, speakers, first_row)
 
 
 class CsvLines:
@@ -147,9 +136,9 @@ class CsvLines:
         speakers: Ints | int,
         echo: Sequence[bytes] | None = None,
     ) -> bytes:
-        values = [_csv_field(raw) + b"," for raw in spellings] + [b","]
-        tables = self._tables(ids, values, learners)
-        return _lines(tables, len(ids), probabilities, GREATEST, speakers, first_row)
+        own: list[Sequence[bytes]] = [_csv_fields(ids), [], []]
+        frame = _csv_frame(tuple(spellings), tuple(learners))
+        return _lines(frame, own, probabilities, GREATEST, speakers, first_row)
 
     def regression(
         self,
@@ -160,23 +149,79 @@ class CsvLines:
         speakers: Ints | int,
         echo: Sequence[bytes] | None = None,
     ) -> bytes:
-        values = [(b"" if raw == b"null" else raw) + b"," for raw in _numbers(predictions)]
-        tables = self._tables(ids, values, learners)
-        return _lines(tables, len(ids), np.empty((len(ids), 0)), NOTHING, speakers, first_row)
-
-    def _tables(
-        self, ids: Sequence[bytes | None], values: list[bytes], learners: Sequence[str]
-    ) -> list[list[bytes]]:
-        names = [b"," + _csv_field(msgspec.json.encode(name)) + b"," for name in (*learners, BLEND)]
-        fields = [b"" if raw is None else _csv_field(raw) for raw in ids]
-        return [[b"", b",", b"", b","], fields, values, [], names, [], [b"\n", b"", b"\n"]]
+        numbers = [(b"" if raw == b"null" else raw) + b"," for raw in _numbers(predictions)]
+        none = np.empty((len(ids), 0))
+        own: list[Sequence[bytes]] = [_csv_fields(ids), numbers, []]
+        return _lines(_csv_frame((), tuple(learners)), own, none, NOTHING, speakers, first_row)
 
 
 FORMATS: dict[str, type[JsonLines] | type[CsvLines]] = {"csv": CsvLines, "json": JsonLines}
 
 
-def _json_speakers(before: bytes, learners: Sequence[str]) -> list[bytes]:
-    return [before + b',"learner":' + msgspec.json.encode(name) + b',"row":' for name in (*learners, BLEND)]
+class Pieces(NamedTuple):
+    """Tables of pieces of text, one behind the other."""
+
+    text: Bytes
+    ends: Ints
+    """[pieces + 1]: piece `k` is `text[ends[k]:ends[k + 1]]`."""
+    firsts: Ints
+    """[tables + 1]: table `t` begins at piece `firsts[t]`."""
+
+    def lengths(self, table: int) -> Ints:
+        """[pieces of the table]: bytes."""
+        ends = self.ends[self.firsts[table] : self.firsts[table + 1] + 1]
+        return ends[1:] - ends[:-1]
+
+
+def _joined(tables: Sequence[Sequence[bytes]]) -> Pieces:
+    pieces = list(itertools.chain.from_iterable(tables))
+    ends = np.fromiter(itertools.accumulate(map(len, pieces), initial=0), np.int64, len(pieces) + 1)
+    firsts = np.fromiter(itertools.accumulate(map(len, tables), initial=0), np.int64, len(tables) + 1)
+    # A copy, since the kernel is compiled for arrays that can be written.
+    return Pieces(np.frombuffer(b"".join(pieces), np.uint8).copy(), ends, firsts)
+
+
+class Frame(NamedTuple):
+    """What is the same in many calls."""
+
+    pieces: Pieces
+    row_bytes: int
+    """What a row takes at most, without what is its own."""
+
+
+def _frame(tables: list[list[bytes]]) -> Frame:
+    pieces = _joined(tables)
+    most = [int(pieces.lengths(table).max(initial=0)) for table in range(len(tables))]
+    keys = int(pieces.lengths(KEY).sum()) + PROBABILITY_BYTES * max(1, len(tables[KEY]))
+    row_bytes = 2 * most[SHELL] + most[CLASS] + keys + most[SPEAKER] + 2 * most[TAIL] + NUMBER_BYTES_MAX
+    return Frame(pieces, row_bytes)
+
+
+@functools.lru_cache(FRAMES_MAX)
+def _json_frame(spellings: tuple[bytes, ...], learners: tuple[str, ...], has_classes: bool) -> Frame:
+    values = [raw + b',"proba":{' for raw in (*spellings, b"null")]
+    # The keys of an object are strings: class 3.5 is "3.5" there.
+    keys = [raw if raw.startswith(b'"') else b'"' + raw + b'"' for raw in spellings]
+    keys = [(b"," if code else b"") + key + b":" for code, key in enumerate(keys)]
+    before = b"}" if has_classes else b""
+    names = [before + b',"learner":' + msgspec.json.encode(name) + b',"row":' for name in (*learners, BLEND)]
+    shell = [b"{", b'"prediction":', b'{"id":', b',"prediction":']
+    return _frame([shell, values, keys, names, [b"}\n", b",", b"}\n"]])
+
+
+@functools.lru_cache(FRAMES_MAX)
+def _csv_frame(spellings: tuple[bytes, ...], learners: tuple[str, ...]) -> Frame:
+    values = [_csv_field(raw) + b"," for raw in spellings] + [b","]
+    names = [b"," + _csv_field(msgspec.json.encode(name)) + b"," for name in (*learners, BLEND)]
+    return _frame([[b"", b",", b"", b","], values, [], names, [b"\n", b"", b"\n"]])
+
+
+def _texts(ids: Sequence[bytes | None]) -> list[bytes]:
+    return [raw or b"" for raw in ids]
+
+
+def _csv_fields(ids: Sequence[bytes | None]) -> list[bytes]:
+    return [b"" if raw is None else _csv_field(raw) for raw in ids]
 
 
 def _numbers(predictions: Floats) -> list[bytes]:
@@ -196,31 +241,23 @@ def _csv_field(raw: bytes) -> bytes:
 
 
 def _lines(
-    tables: list[list[bytes]], n: int, probabilities: Floats, share: int, speakers: Ints | int, first_row: int
+    frame: Frame,
+    own: list[Sequence[bytes]],
+    probabilities: Floats,
+    share: int,
+    speakers: Ints | int,
+    first_row: int,
 ) -> bytes:
-    """Lay out `n` lines; enough room is reserved for the longest that each could be."""
-    pieces = [piece for table in tables for piece in table]
-    lengths = np.fromiter(map(len, pieces), dtype=np.int64, count=len(pieces))
-    ends = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(lengths)))
-    firsts = np.cumsum([0] + [len(table) for table in tables])
-    sizes = [lengths[first:last] for first, last in itertools.pairwise(firsts)]
-    longest = [int(size.max()) if len(size) else 0 for size in sizes]
-    per_row = 2 * longest[SHELL] + longest[SPEAKER] + 2 * longest[TAIL] + NUMBER_BYTES_MAX
-    if share == NOTHING:
-        values = int(sizes[VALUE].sum())
-    else:
-        values = n * longest[VALUE]
-        per_row += int(sizes[KEY].sum()) + 8 * max(1, probabilities.shape[1])
-    room = int(sizes[ID].sum()) + int(sizes[ECHO].sum()) + values + n * per_row
-    out = np.empty(room, dtype=np.uint8)
-    # Copies, since the kernel is compiled for arrays that can be written.
+    """Lay out the lines of all rows; enough room is reserved for the longest that each could be."""
+    n, rows = len(own[ID]), _joined(own)
+    out = np.empty(len(rows.text) + n * frame.row_bytes, dtype=np.uint8)
     size = _write_lines(
-        np.frombuffer(b"".join(pieces), dtype=np.uint8).copy(),
-        ends,
-        firsts,
+        *frame.pieces,
+        *rows,
+        # Copies, since the kernel is compiled for arrays that can be written.
         np.array(probabilities, dtype=np.float64, order="C"),
         share,
-        np.array(np.broadcast_to(speakers, n), dtype=np.int64, order="C"),
+        np.full(n, speakers, dtype=np.int64),
         first_row,
         out,
     )
@@ -266,33 +303,33 @@ def _put_probability(p: float, out: Bytes, at: int) -> int:
     return at
 
 
-@kernel("i8(u1[::1], i8[::1], i8[::1], f8[:,::1], i8, i8[::1], i8, u1[::1])")
+@kernel("i8(u1[::1], i8[::1], i8[::1], u1[::1], i8[::1], i8[::1], f8[:,::1], i8, i8[::1], i8, u1[::1])")
 def _write_lines(
     text: Bytes,
     ends: Ints,
     firsts: Ints,
+    own_text: Bytes,
+    own_ends: Ints,
+    own_firsts: Ints,
     probabilities: Floats,
     share: int,
     speakers: Ints,
     first_row: int,
     out: Bytes,
 ) -> int:
-    """Write the lines of all rows to `out`; how many bytes.
-
-    Piece `k` is `text[ends[k]:ends[k + 1]]`; table `t` begins at piece `firsts[t]`.
-    """
+    """Write the lines of all rows to `out`; how many bytes. The first six: `Pieces` of frame and rows."""
     n, n_classes = probabilities.shape
     n_speakers = firsts[SPEAKER + 1] - firsts[SPEAKER]
-    has_echo = firsts[ECHO + 1] > firsts[ECHO]
+    has_echo = own_firsts[ECHO + 1] > own_firsts[ECHO]
     at = 0
     for i in range(n):
-        raw_id = firsts[ID] + i
-        shell = firsts[SHELL] + (2 if ends[raw_id + 1] > ends[raw_id] else 0)
+        raw_id = own_firsts[ID] + i
+        shell = firsts[SHELL] + (2 if own_ends[raw_id + 1] > own_ends[raw_id] else 0)
         at = _put(text, ends, shell, out, at)
-        at = _put(text, ends, raw_id, out, at)
+        at = _put(own_text, own_ends, raw_id, out, at)
         at = _put(text, ends, shell + 1, out, at)
         if share == NOTHING:
-            at = _put(text, ends, firsts[VALUE] + i, out, at)
+            at = _put(own_text, own_ends, own_firsts[NUMBER] + i, out, at)
         else:
             best = 0
             asleep = n_classes == 0
@@ -301,7 +338,7 @@ def _write_lines(
                     asleep = True
                 elif probabilities[i, c] > probabilities[i, best]:
                     best = c
-            at = _put(text, ends, firsts[VALUE] + (n_classes if asleep else best), out, at)
+            at = _put(text, ends, firsts[CLASS] + (n_classes if asleep else best), out, at)
             if not asleep and share == GREATEST:
                 at = _put_probability(probabilities[i, best], out, at)
             elif not asleep:
@@ -311,10 +348,10 @@ def _write_lines(
         speaker = speakers[i] if speakers[i] >= 0 else n_speakers - 1
         at = _put(text, ends, firsts[SPEAKER] + speaker, out, at)
         at = _put_integer(first_row + i, out, at)
-        echoed = firsts[ECHO] + i
-        if has_echo and ends[echoed + 1] > ends[echoed]:
+        echoed = own_firsts[ECHO] + i
+        if has_echo and own_ends[echoed + 1] > own_ends[echoed]:
             at = _put(text, ends, firsts[TAIL] + 1, out, at)
-            at = _put(text, ends, echoed, out, at)
+            at = _put(own_text, own_ends, echoed, out, at)
             at = _put(text, ends, firsts[TAIL] + 2, out, at)
         else:
             at = _put(text, ends, firsts[TAIL], out, at)

@@ -7,7 +7,7 @@ Nobody hears of an operation, neither the client nor the sink, before it is on d
 
 import collections
 import contextlib
-import itertools
+import functools
 import math
 import os
 import re
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from adaptd import asking, predictions
-from adaptd.answers import Answers
+from adaptd.answers import Answers, formatted
 from adaptd.contracts import Column, Reject, Rows, State
 from adaptd.inbox import Entry, Inbox
 from adaptd.lines import build_decoder
@@ -58,16 +58,23 @@ WRITES_REFUSED = (
 ROW_NUMBER = re.compile(rb'("learner":"(?:[^"\\]|\\.)*"),"row":\d+')
 
 
+# A JSON body, or what makes it, for the thread that sends it: in the loop the learners would stand still.
+Reply = bytes | Callable[[], bytes]
+# Takes the HTTP status and the reply, once, from any thread.
+Resolve = Callable[[int, Reply], None]
+
+
 class Request(msgspec.Struct):
-    """One call. `resolve` takes the HTTP status and the JSON body, once, from any thread."""
+    """One call."""
 
     kind: Literal["preview", "rows", "command", "checkpoint", "reload"]
-    resolve: Callable[[int, bytes], None]
+    resolve: Resolve
     body: bytes = b""
     """What goes to the input log."""
     rows: Rows | None = None
     config: Any = None
-    lines: list[bytes] = []
+    said: list[Answers] = []
+    """To the rows of a preview that are done."""
     at: int = 0
     """Rows of a preview that are done."""
 
@@ -103,12 +110,15 @@ class Queue:
             os.eventfd_write(self.descriptor, 1)
 
     def take(self) -> list[Request]:
-        with contextlib.suppress(BlockingIOError):
-            os.eventfd_read(self.descriptor)
         taken = []
         while self._requests:
             taken.append(self._requests.popleft())
         return taken
+
+    def sleep(self) -> None:
+        """Nobody is woken by what has come so far; call before `take`."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.descriptor)
 
     def close(self) -> None:
         """What comes from now on is refused."""
@@ -247,7 +257,9 @@ class Desk:
         self.let_out()
 
     def sort_in(self) -> None:
-        # Also when nothing waits: a wake-up that came late would keep the source from waiting.
+        if not self.is_in_read:
+            # Also when nothing waits: a wake-up that came late would keep the source from waiting.
+            self.queue.sleep()
         taken = self.queue.take()
         if taken:
             self.last_request = self.daemon.clock.monotonic()
@@ -285,14 +297,15 @@ class Desk:
 
     def reply(self, shares: Sequence[Share], answers: Answers) -> None:
         """Tell those who asked; who asked for more goes to the end of the line, for others wait too."""
-        lines = iter(ROW_NUMBER.sub(rb"\1", self.spoken(answers)).splitlines())
+        start, spellings = 0, list(self.daemon.lane.classes.spellings)
         for request, rows, stop in shares:
-            request.lines += itertools.islice(lines, rows.n)
+            request.said.append(answers.between(start, start + rows.n))
+            start += rows.n
             request.at = stop
             if request.rows is not None and stop < request.rows.n:
                 self.previews.append(request)
             else:
-                request.resolve(200, body(request.lines, []))
+                request.resolve(200, functools.partial(previewed, request.said, spellings))
 
     def take_writes(self) -> None:
         """Operations that change state, as many as fit into a piece's time; at least one."""
@@ -441,6 +454,12 @@ def part(rows: Rows, start: int, stop: int) -> Rows:
         positions=None if rows.positions is None else rows.positions[start:stop],
         rejects=rejects,
     )
+
+
+def previewed(said: list[Answers], spellings: list[bytes]) -> bytes:
+    """The reply to a prediction that has no place in the stream, so its lines have no numbers."""
+    lines = b"".join(formatted(predictions.JsonLines(), part, spellings) for part in said)
+    return body(ROW_NUMBER.sub(rb"\1", lines).splitlines(), [])
 
 
 def body(lines: list[bytes], rejects: list[Reject]) -> bytes:

@@ -77,7 +77,7 @@ def test_all_who_ask_at_once_are_told_of_their_own_rows(service):
     decoder = build_decoder("json", ",", daemon.config.fields)
     reads = [decoder.decode(streams.lines(records), daemon.lane.schema.kinds) for records in asked]
     for k, rows in enumerate(reads):
-        daemon.desk.queue.put(Request("preview", lambda status, body, k=k: told.put((k, body)), rows=rows))
+        daemon.desk.queue.put(Request("preview", lambda status, body, k=k: told.put((k, body())), rows=rows))
     answers = dict(told.get(timeout=60) for _ in asked)
     assert [json.loads(answers[k])["predictions"] for k in range(len(asked))] == alone
 

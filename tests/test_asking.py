@@ -74,7 +74,7 @@ def test_a_stream_takes_along_who_waits_and_who_asks_for_much_has_a_walk_of_thei
             streams.lines(records), lane.schema.kinds
         )
         desk.queue.put(
-            Request("preview", lambda status, body: told.put((status, json.loads(body))), rows=read)
+            Request("preview", lambda status, body: told.put((status, json.loads(body()))), rows=read)
         )
 
     def stream(records: list[dict]) -> None:
