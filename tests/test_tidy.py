@@ -73,8 +73,8 @@ def test_kernels_call_only_kernels_of_their_own_file_or_of_the_kernels_folder():
 def test_no_subkernel_hands_out_an_array(path):
     """References to arrays are not counted in it, so its caller would let go of one that it never held."""
     for function in ast.walk(ast.parse(path.read_text())):
-        if not isinstance(function, ast.FunctionDef) or "subkernel" not in map(
-            ast.unparse, function.decorator_list
+        if not isinstance(function, ast.FunctionDef) or "subkernel" not in "".join(
+            map(ast.unparse, function.decorator_list)
         ):
             continue
         parts = [node for node in ast.walk(function) if isinstance(node, ast.Subscript)]

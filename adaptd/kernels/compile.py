@@ -140,11 +140,16 @@ def kernel(signature: str, allocates: bool = False) -> Callable[[Callable[..., A
     return compiled
 
 
-def subkernel(function: Callable[..., Any]) -> Callable[..., Any]:
+def subkernel(function: Any = None, *, inline: bool = False) -> Any:
     """Compile as a part of the kernels that call it; never called from Python by adaptd itself.
 
     It is cached as a part of these kernels and not by itself: two processes that compile it for different
     arguments at the same time could give one another's code back from Numba's cache.
+
+    A call hands over some ten words for each array, which is more work than many a subkernel's own. With
+    `inline` there is no call; without, the compiler decides, and is sooner done where a large one has several
+    callers.
     """
-    compiled: Callable[..., Any] = numba.njit(**OPTIONS)(function)
-    return compiled
+    if function is None:
+        return functools.partial(subkernel, inline=inline)
+    return numba.njit(**OPTIONS, forceinline=inline)(function)

@@ -13,7 +13,7 @@ from adaptd.kernels.compile import kernel, subkernel
 BLOCK = 64
 
 
-@subkernel
+@subkernel(inline=True)
 def scaled_value(value, is_category, mean, scale, limit):
     if is_category:
         # Missing is one more category.
@@ -66,7 +66,7 @@ def rescale(rows, filled, is_category, scales):
             scales[1, j] = 1.0 / (spread * largest)
 
 
-@subkernel
+@subkernel(inline=True)
 def insert(distance, slot, found, distances, slots):
     """Put a row into the ascending list; of equal distances the first one stays before."""
     place = min(found, distances.size - 1)

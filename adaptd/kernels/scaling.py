@@ -60,7 +60,7 @@ def slot_moves(old: Ints, old_slots: int, new: Ints) -> list[tuple[int, int, int
     return [(0, 0, 1), *moves]
 
 
-@subkernel
+@subkernel(inline=True)
 def standardise(value, stats, column, clip):
     """z of `value` by the statistics so far; 0 when it is missing or the column is constant."""
     if value != value:
@@ -69,7 +69,7 @@ def standardise(value, stats, column, clip):
     return min(max(z, -clip), clip)
 
 
-@subkernel
+@subkernel(inline=True)
 def observe(value, stats, column, fade):
     """Take one value into the statistics of `column`; a missing one leaves them alone."""
     if value != value:
@@ -87,7 +87,7 @@ def observe(value, stats, column, fade):
     stats[column, INVERSE] = 1.0 / math.sqrt(variance) if variance > SMALLEST_VARIANCE else 0.0
 
 
-@subkernel
+@subkernel(inline=True)
 def observe_row(row, plan, stats, fade):
     """Take the numbers of a row into the statistics."""
     for f in range(plan.shape[0]):
@@ -95,7 +95,7 @@ def observe_row(row, plan, stats, fade):
             observe(row[f], stats, f, fade)
 
 
-@subkernel
+@subkernel(inline=True)
 def gather(row, plan, stats, clip, slots, values):
     """Write a row's active inputs, one a feature after the constant, into `slots` and `values`."""
     slots[0] = 0

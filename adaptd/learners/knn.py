@@ -164,7 +164,7 @@ class NearestNeighbours:
         place_all(self._rows, filled, self._is_category, self._limits, self._scales, self._scaled)
 
 
-@subkernel
+@subkernel(inline=True)
 def _vote(found, distances, slots, neighbours, labels, weights, limits, classes, mixing, logs, shares):
     """For each number of neighbours: log of the smoothed votes, and what these give with its exponent."""
     n_classes = classes.size
@@ -195,7 +195,7 @@ def _vote(found, distances, slots, neighbours, labels, weights, limits, classes,
             shares[m, c] /= total
 
 
-@subkernel
+@subkernel(inline=True)
 def _mix(mixing, shares, p):
     """Mix the predictions of all voters into `p`."""
     largest = -np.inf
@@ -226,7 +226,7 @@ def _sharpen(mixture, exponent, p):
         p[c] /= total
 
 
-@subkernel
+@subkernel(inline=True)
 def _learn_mixing(label, fading_factor, logs, shares, mixing):
     """Fading log likelihood of each voter, and a gradient step of its exponent."""
     for m in range(mixing.shape[0]):

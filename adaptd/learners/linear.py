@@ -187,7 +187,7 @@ def room(plan, options):
     return n
 
 
-@subkernel
+@subkernel(inline=True)
 def gather(row, plan, stats, options, slots, values):
     scaling.gather(row, plan, stats, options[CLIP], slots, values)
     if options[PAIRS] == 0.0:
@@ -205,7 +205,7 @@ def gather(row, plan, stats, options, slots, values):
             n += 1
 
 
-@subkernel
+@subkernel(inline=True)
 def one_score(weights, slots, values, scores):
     """scores[r] = W_r z, for learners of one score."""
     if weights.shape[0] == 1:
@@ -227,7 +227,7 @@ def one_score(weights, slots, values, scores):
     scores[2] = fast
 
 
-@subkernel
+@subkernel(inline=True)
 def descend(weights, squares, slots, values, errors, weight, moving, options):
     """One step; errors [rungs, scores] is the loss's derivative by each score."""
     n_rungs, _, n_scores = weights.shape

@@ -200,7 +200,7 @@ def fill_normal(weights, deviation, rng):
             weights[i, j] = deviation * next_normal(rng)
 
 
-@subkernel
+@subkernel(inline=True)
 def forward(weights, sizes, slots, values, outputs):
     """Fill outputs [layers, neurons]: what hidden layers give, then the scores."""
     for j in range(sizes[1]):
@@ -225,7 +225,7 @@ def forward(weights, sizes, slots, values, outputs):
         start += (n_in + 1) * n_out
 
 
-@subkernel
+@subkernel(inline=True)
 def measure(squares, scales, gradient, fade):
     """Take a gradient into G, and what steps are to be multiplied with into `scales`."""
     # Indexed by the loop's variable alone: only such loops become vector instructions.
@@ -235,14 +235,14 @@ def measure(squares, scales, gradient, fade):
         scales[j] = 1.0 / (math.sqrt(squares[j]) + SQUARE_FLOOR)
 
 
-@subkernel
+@subkernel(inline=True)
 def adjust(weights, scales, gradient, rate):
     """One normalised step of all `weights` by `gradient`, arrays of one length."""
     for j in range(weights.shape[0]):
         weights[j] -= rate * min(max(gradient[j] * scales[j], -LONGEST_STEP), LONGEST_STEP)
 
 
-@subkernel
+@subkernel(inline=True)
 def backward(weights, squares, scales, sizes, slots, values, outputs, errors, gradient, rate, fade):
     """One step; errors [layers, neurons] comes with its last row filled, the derivative by the scores.
 
