@@ -121,6 +121,15 @@ def test_effects_of_pairs_of_codes_are_learned():
     assert accuracy(out[15000:], y[15000:]) > 0.8
 
 
+def test_rows_without_a_feature_are_answered():
+    y = (np.random.default_rng(17).random(300) < 0.8).astype(float)
+    layout = layout_of(2, 0)
+    learner = build(Config(), layout, 0)
+    out = walk(learner, np.zeros((300, 0)), y, layout)
+    assert learner.vitals().details["trees_fitted"] > 0
+    assert abs(out[100:, 1].mean() - 0.8) < 0.1
+
+
 def test_few_codes_are_left_to_the_trees():
     learner = build(Config(), layout_of(2, 1, (64, 32)), 0)
     assert learner.effects.size == learner.spreads.size == 0
@@ -258,7 +267,7 @@ def test_bins_agree_with_edges_and_missing_is_bin_zero():
     rows = np.array([[-1.0], [2.0], [2.5], [9.0], [np.nan]])
     edges = np.array([[2.0, 4.0]])
     bins = np.zeros((5, 1), np.uint16)
-    trees.bin_rows(rows, edges, np.array([[3, -1]]), 1, bins)
+    trees.bin_rows(rows, 0, 5, edges, np.array([[3, -1]]), 1, bins)
     # A value on an edge belongs below it, as the way down a tree has it.
     assert bins[:, 0].tolist() == [1, 1, 2, 3, 0]
 

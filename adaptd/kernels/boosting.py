@@ -45,13 +45,13 @@ TRACE = 1e-6
 ROUNDING = 1e-9
 
 
-@subkernel
+@subkernel(inline=True)
 def place_of(code, n_codes):
     """The place of a category's code in `ranks`. Codes beyond the last place share places."""
     return 0 if math.isnan(code) else 1 + int(code) % n_codes
 
 
-@subkernel
+@subkernel(inline=True)
 def bin_row(x, i, edges, plan, n_codes, bins, place):
     """Row `i` of `x` as bins: 0 is missing, a number's go up from 1, a category's is its place."""
     for f in range(x.shape[1]):
@@ -70,33 +70,60 @@ def bin_row(x, i, edges, plan, n_codes, bins, place):
             bins[f, place] = 1 + low
 
 
-@kernel("void(f8[:,::1], f8[:,::1], i8[:,::1], i8, u2[:,::1])")
-def bin_rows(rows, edges, plan, n_codes, bins):
-    """Bin all rows again, after the edges have moved."""
-    for i in range(rows.shape[0]):
-        bin_row(rows, i, edges, plan, n_codes, bins, i)
+@kernel("void(f8[:,::1], i8, i8, f8[:,::1], i8[:,::1], i8, u2[:,::1])")
+def bin_rows(rows, first, n, edges, plan, n_codes, bins):
+    """Bin the `n` rows from `first` on again, after the edges have moved."""
+    for i in range(first, first + n):
+        row = i % rows.shape[0]
+        bin_row(rows, row, edges, plan, n_codes, bins, row)
+
+
+@subkernel(inline=True)
+def step_down(nodes, ranks, plan, tree, node, x, i):
+    """The child of a node of `tree` that row `i` of `x` goes to; of a leaf its number.
+
+    Which of them it is cannot be foretold, so no branch of the program depends on it.
+    """
+    feature = int(nodes[tree, node, FEATURE])
+    value = x[i, max(feature, 0)]
+    place = plan[max(feature, 0), PLACE]
+    if place >= 0:
+        rank = ranks[tree, place, place_of(value, ranks.shape[2] - 1)]
+        value = math.nan if rank == 0 else float(rank)
+    is_right = value > nodes[tree, node, THRESHOLD]
+    is_lost = math.isnan(value) & (nodes[tree, node, HEAVY] > 0.0)
+    return int(nodes[tree, node, CHILD]) + ((feature >= 0) & (is_right | is_lost))
 
 
 @subkernel
 def find_leaf(nodes, ranks, plan, tree, x, i):
     """The number of the leaf of `tree` that row `i` of `x` falls into."""
     node = 0
-    while True:
-        feature = int(nodes[tree, node, FEATURE])
-        child = int(nodes[tree, node, CHILD])
-        if feature < 0:
-            return child
-        value = x[i, feature]
-        place = plan[feature, PLACE]
-        if place >= 0:
-            rank = ranks[tree, place, place_of(value, ranks.shape[2] - 1)]
-            value = math.nan if rank == 0 else float(rank)
-        if value <= nodes[tree, node, THRESHOLD]:
-            node = child
-        elif value > nodes[tree, node, THRESHOLD]:
-            node = child + 1
-        else:
-            node = child + int(nodes[tree, node, HEAVY])
+    while nodes[tree, node, FEATURE] >= 0.0:
+        node = step_down(nodes, ranks, plan, tree, node, x, i)
+    return int(nodes[tree, node, CHILD])
+
+
+@subkernel(inline=True)
+def find_each_leaf(nodes, ranks, plan, n, x, i, found, pending):
+    """Fill found[:n] with the leaves of the first `n` trees that row `i` of `x` falls into.
+
+    All trees go down a level at a time, so that none waits for another. pending: scratch [trees], those that
+    are still on their way.
+    """
+    for t in range(n):
+        found[t] = 0
+        pending[t] = t
+    # Without a feature each tree is its first leaf.
+    left = n if x.shape[1] > 0 else 0
+    while left > 0:
+        last, left = left, 0
+        for j in range(last):
+            t = pending[j]
+            node = found[t]
+            pending[left] = t
+            left += nodes[t, node, FEATURE] >= 0.0
+            found[t] = step_down(nodes, ranks, plan, t, node, x, i)
 
 
 @kernel("void(i8, f8[:,::1], i8, i8, f8[:,:,::1], u1[:,:,::1], i8[:,::1], u1[:,::1])")
@@ -109,16 +136,25 @@ def find_leaves(tree, rows, first, n, nodes, ranks, plan, leaf_of):
         leaf_of[tree, row] = find_leaf(nodes, ranks, plan, tree, rows, row)
 
 
-@subkernel
+@subkernel(inline=True)
 def probabilities(scores, first, base, out):
     """Softmax of base + scores[first:] into out[first:]."""
     n = base.shape[0]
+    if n == 2:
+        # The greater one's exponential is 1.
+        one, other = scores[first] + base[0], scores[first + 1] + base[1]
+        low = math.exp(min(one, other) - max(one, other))
+        total = 1.0 + low
+        out[first] = (1.0 if one >= other else low) / total
+        out[first + 1] = (low if one >= other else 1.0) / total
+        return
     top = -math.inf
     for k in range(n):
         top = max(top, scores[first + k] + base[k])
     total = 0.0
     for k in range(n):
-        out[first + k] = math.exp(scores[first + k] + base[k] - top)
+        below = scores[first + k] + base[k] - top
+        out[first + k] = math.exp(below) if below != 0.0 else 1.0
         total += out[first + k]
     for k in range(n):
         out[first + k] /= total
@@ -160,7 +196,7 @@ def draw_direction(direction, strength, one_class, random):
 
 @kernel(
     "i8(i8, i8, i8, f8[::1], f8[::1], f8[:,::1], f8[:,:,::1], f8[:,:,::1], u1[:,::1], f8[::1], f8[::1],"
-    "u8[::1], i4[::1], i4[::1], f8[:,::1], f8[:,::1], f8[:,::1], i8, i8[::1])"
+    "u8[::1], u4[::1], u4[::1], f8[:,::1], f8[:,::1], f8[:,::1], i8, i8[::1])"
 )
 def draw(
     tree,
@@ -197,8 +233,9 @@ def draw(
     strength, direction = directions[0], directions[1]
     drawn = 0
     is_used = nodes[tree, 0, CHILD] >= 0.0
+    row = first % capacity - 1
     for i in range(n):
-        row = (first + i) % capacity
+        row = row + 1 if row + 1 < capacity else 0
         if is_used:
             leaf = leaf_of[tree, row]
             for k in range(n_scores):
@@ -407,7 +444,7 @@ def set_leaf(nodes, tree, node, leaf):
 
 
 @kernel(
-    "i8(i8, f8[:,:,::1], u1[:,:,::1], i4[::1], i4[::1], i8, i8, u2[:,::1], f8[:,::1], i8[:,::1], f8[:,::1],"
+    "i8(i8, f8[:,:,::1], u1[:,:,::1], u4[::1], u4[::1], i8, i8, u2[:,::1], f8[:,::1], i8[:,::1], f8[:,::1],"
     "f8[:,::1], i8[::1], f8[:,:,:,::1], f8[:,::1], f8[:,::1], f8[::1])"
 )
 def grow(
@@ -513,7 +550,7 @@ def grow(
 
 
 @kernel(
-    "void(i8, i8, f8[::1], f8[::1], f8[:,::1], f8[:,:,::1], u1[:,::1], f8[::1], i4[::1], f8[:,::1],"
+    "void(i8, i8, f8[::1], f8[::1], f8[:,::1], f8[:,:,::1], u1[:,::1], f8[::1], u4[::1], f8[:,::1],"
     "f8[:,::1], f8[:,::1])"
 )
 def settle(tree, leaves, targets, weights, scores, values, leaf_of, options, order, slopes, records, sums):

@@ -41,7 +41,7 @@ import numpy as np
 from adaptd.contracts import CATEGORY, LEARN, PREDICT, Bytes, Floats, Layout, State, Vitals
 from adaptd.kernels import boosting as trees
 from adaptd.kernels.adwin import ADWIN_SIZE, WIDTH, adwin_add
-from adaptd.kernels.boosting import CHILD, FEATURE, RECORD_SIZE, bin_row, find_leaf, probabilities
+from adaptd.kernels.boosting import CHILD, FEATURE, RECORD_SIZE, bin_row, find_each_leaf, probabilities
 from adaptd.kernels.category_effects import (
     active_slots,
     add_effects,
@@ -111,6 +111,8 @@ CODES_MAX = 1024
 # Fewer rows are not worth a tree; a drift leaves that many.
 FIT_ROWS = 10
 ROWS_KEPT = 20
+# A row's leaves lie that much further than a power of two apart: else all want one place in the cache.
+APART = 64
 # Larger targets overflow when squared.
 LARGEST = 1e100
 # Part of the shares that is handed round on each row, and the least likelihood that a copy is judged by.
@@ -158,7 +160,7 @@ def share_out(shares, likelihoods):
 @kernel(
     "i8(f8[:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], i8, f8[:,::1], u2[:,::1], f8[::1], f8[::1],"
     "f8[:,::1], f8[:,::1], i8[:,::1], f8[:,:,::1], f8[:,:,::1], u1[:,:,::1], u1[:,::1], f8[::1], f8[::1],"
-    "f8[::1], f8[::1], i8[::1], f8[::1], f8[::1], f8[::1], i4[::1], f8[:,::1], i8[::1],"
+    "f8[::1], f8[::1], i8[::1], f8[::1], f8[::1], f8[::1], u4[::1], u4[::1], f8[:,::1], i8[::1],"
     "i8[::1], i8[::1], f8[:,::1], f8[::1])"
 )
 def walk(
@@ -188,6 +190,7 @@ def walk(
     options,
     rates,
     found,
+    pending,
     work,
     categories,
     effects_plan,
@@ -198,7 +201,7 @@ def walk(
     """Walk from row `start`. Gives the row where it stopped: the number of rows, or a row before which a tree
     is to be fitted or the bins are to be found again.
 
-    found: scratch, the leaf of each tree. work: scratch [5, copies x scores].
+    found: scratch, the leaf of each tree; pending: scratch alike. work: scratch [5, copies x scores].
     """
     n_scores = scores.shape[1]
     n_copies = shares.shape[0]
@@ -217,8 +220,8 @@ def walk(
         add_effects(active, effects, sums)
         for m in range(n_scores, values.shape[2]):
             sums[m] = sums[m - n_scores]
+        find_each_leaf(nodes, ranks, plan, planted, x, i, found, pending)
         for t in range(planted):
-            found[t] = find_leaf(nodes, ranks, plan, t, x, i)
             for m in range(values.shape[2]):
                 sums[m] += values[t, found[t], m]
         is_known = counters[LEARNED] > 0
@@ -414,7 +417,9 @@ class Boosting:
         self._histograms = np.zeros((c.leaves, n_drawn, c.bins + 1, 2))
         self._records = np.zeros((c.leaves, RECORD_SIZE))
         self._totals = np.zeros((n_codes + 1, 2))
-        self._found = np.zeros(c.trees, dtype=np.int32)
+        # Unsigned, as are the rows in order: of a signed index it is asked whether it counts from the end.
+        self._found = np.zeros(c.trees, dtype=np.uint32)
+        self._pending = np.zeros(c.trees, dtype=np.uint32)
         self._base = np.zeros(n_scores)
         self._directions = np.zeros((2, n_scores))
         self._work = np.zeros((5, len(self.shares) * n_scores))
@@ -427,8 +432,8 @@ class Boosting:
         A frozen concept comes and goes without.
         """
         n, n_scores = self.scores.shape
-        self._order = np.zeros(n, dtype=np.int32)
-        self._spare = np.zeros(max(n, self.ranks.shape[2]), dtype=np.int32)
+        self._order = np.zeros(n, dtype=np.uint32)
+        self._spare = np.zeros(max(n, self.ranks.shape[2]), dtype=np.uint32)
         self._gradients, self._near = np.zeros((n, 2)), np.zeros((n, 2))
         self._slopes = np.zeros((n, n_scores))
         self._bins = np.zeros(self.rows.shape[::-1], dtype=np.uint16)
@@ -439,21 +444,24 @@ class Boosting:
 
         For all trees at once it is the larger part of a load; it is found again when a tree is replaced.
         """
-        self._leaf_of = np.zeros((self._config.trees, len(self.rows)), dtype=np.uint8)
+        self._leaf_of = np.zeros((self._config.trees, len(self.rows) + APART), dtype=np.uint8)
         self._has_leaves = np.zeros(self._config.trees, dtype=bool)
 
     def step(self, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
         start, learns = 0, bool((op & LEARN).any())
         while True:
             if learns and not self._has_bins:
-                trees.bin_rows(self.rows, self.edges, self.plan, self.ranks.shape[2] - 1, self._bins)
+                first, n = self._window()
+                trees.bin_rows(
+                    self.rows, first, n, self.edges, self.plan, self.ranks.shape[2] - 1, self._bins
+                )
                 self._has_bins = True
             start = walk(
                 x, y, op, weight, out, start, self.rows, self._bins, self.targets, self.weights, self.scores,
                 self.edges, self.plan, self.nodes, self.values, self.ranks, self._leaf_of, self.counts,
                 self._base, self.shares, self.adwin, self.counters, self.moving, self._options, self._rates,
-                self._found, self._work, self._categories, self._effects_plan, self._active, self.effects,
-                self.spreads,
+                self._found, self._pending, self._work, self._categories, self._effects_plan, self._active,
+                self.effects, self.spreads,
             )  # fmt: skip
             if start == len(x):
                 return
@@ -462,12 +470,16 @@ class Boosting:
             else:
                 self._find_bins()
 
+    def _window(self) -> tuple[int, int]:
+        """The number of the first row in the window, and how many there are."""
+        n = int(self.counters[IN_WINDOW])
+        return int(self.counters[LEARNED]) - n, n
+
     def _fit_tree(self) -> None:
         """Replace the oldest tree, or plant one more."""
         self.counters[FIT_DUE] = 0
         tree = int(self.counters[NEXT_TREE])
-        n = int(self.counters[IN_WINDOW])
-        first = int(self.counters[LEARNED]) - n
+        first, n = self._window()
         if self._is_number:
             self._base[0] = self.moving[MEAN]
             # Where the error is 0 there is nothing to bend, but 0 would mean classes.
@@ -503,7 +515,7 @@ class Boosting:
             self.rows = enlarged(self.rows, (n, self.rows.shape[1]))
             self.scores = enlarged(self.scores, (n, self.scores.shape[1]))
             self.targets = enlarged(self.targets, (n,))
-            self._leaf_of = enlarged(self._leaf_of, (len(self._leaf_of), n))
+            self._leaf_of = enlarged(self._leaf_of, (len(self._leaf_of), n + APART))
             self.weights = enlarged(self.weights, (n,))
         latest = np.arange(max(0, learned - min(int(self.counters[IN_WINDOW]), SAMPLE_ROWS)), learned)
         sample = self.rows[latest % n]
