@@ -20,7 +20,11 @@ the running size of its error, and
     m[k] = c + S (u[k] + sum_n w[k,n] (p[n] - c) / S)     one member for each of `forgetting`
 
 where w[k] and u[k] come from recursive least squares with a prior at 0; with `loss = "absolute"` each row
-weighs 1 / max(error, 1), which seeks the median where errors are large. Fixed share blends the members.
+weighs 1 / max(error, 1), which seeks the median where errors are large. Fixed share blends the members to b.
+Where little can be predicted all of them fit noise, so how much of b is right is learned too. h is the blend
+of the predictions by shares that forget slowly, t the least-squares factor of b - h, from 0 to 1, and
+
+    out = a[0] b + a[1] (h + t (b - h))                 by fixed share, most of it a[1] at the start
 
 Labels may be late: a row is mixed anew, with today's weights, when it is learned.
 
@@ -47,7 +51,7 @@ from adaptd.kernels.crisis import Crisis
 from adaptd.kernels.explaining import NOT_ASKED
 from adaptd.kernels.mixing import Title, enter_evenly, new_map, new_seen, normalised, restore_shares
 from adaptd.kernels.stack_classes import EXPONENT_MAX, EXPONENT_MIN, walk_classes
-from adaptd.kernels.stack_numbers import PRIOR, walk_numbers
+from adaptd.kernels.stack_numbers import ANSWERS_START, PRIOR, WORTH_PRIOR, WORTH_START, walk_numbers
 from adaptd.numerics import adopt, enlarged, habits, pack, unpack
 
 # Where the running square of a gradient starts, and the sum of an exponent's: small enough to move at once.
@@ -267,7 +271,7 @@ class ClassStack:
 
 
 class NumberStack:
-    """Recursive least squares around the fixed-share blend."""
+    """Recursive least squares around the fixed-share blend, held back to what it proves to be worth."""
 
     def __init__(self, config: Config, n_learners: int) -> None:
         self.config = config
@@ -278,11 +282,16 @@ class NumberStack:
         self.covariance = np.stack([np.eye(n_learners + 1) / PRIOR for _ in range(mixers)])
         self.shares = np.full(n_learners, 1.0 / n_learners)
         self.top = np.full(mixers + 1, 1.0 / (mixers + 1))
+        self.lasting = np.full(n_learners, 1.0 / n_learners)
+        self.worth = np.array([WORTH_START, WORTH_PRIOR])
+        self.answers = np.array(ANSWERS_START)
         self.seen = new_seen()
         self.set_aside = np.zeros(n_learners, np.bool_)
         self.rows = np.zeros(1, np.int64)
 
-    _names = ("w", "covariance", "shares", "top", "seen", "set_aside", "rows")
+    _names = (
+        "w", "covariance", "shares", "top", "lasting", "worth", "answers", "seen", "set_aside", "rows",
+    )  # fmt: skip
 
     def step(self, predictions: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:
         self.step_explained(predictions, y, op, weight, out, NOT_ASKED)
@@ -292,8 +301,9 @@ class NumberStack:
     ) -> None:
         walk_numbers(
             predictions, y, op, weight, out, parts, self.config.share_rate, self.config.loss == "squared",
-            self.forgetting, self.w, self.covariance, self.shares, self.top, self.seen, self.title.means,
-            self.title.counts, self.title.evidence, self.title.champion, self.rows,
+            self.forgetting, self.w, self.covariance, self.shares, self.top, self.lasting, self.worth,
+            self.answers, self.seen, self.title.means, self.title.counts, self.title.evidence,
+            self.title.champion, self.rows,
         )  # fmt: skip
 
     def review(self, awake: npt.NDArray[np.bool_]) -> None:
@@ -304,7 +314,10 @@ class NumberStack:
         # The factor of p[n] in m[k] is s[n] + w[k,n] - s[n] sum(w[k]); the members share by `top`.
         shares = normalised(self.shares, self.set_aside)
         w = np.where(self.set_aside, 0.0, self.top[:-1] @ self.w[:, :-1])
-        return normalised(np.abs(shares + w - shares * w.sum()), self.set_aside)
+        trust = self.answers[0] + self.answers[1] * self.worth[0]
+        lasting = normalised(self.lasting, self.set_aside)
+        factors = trust * (shares + w - shares * w.sum()) + (1.0 - trust) * lasting
+        return normalised(np.abs(factors), self.set_aside)
 
     def champion(self) -> int:
         return self.title.champion
@@ -322,6 +335,7 @@ class NumberStack:
             covariance[:, index] = 0.0
             covariance[index, index] = 1.0 / PRIOR
         enter_evenly(self.shares, index)
+        enter_evenly(self.lasting, index)
         self.title.reset_learner(index)
 
     def challenge(self, index: int, of: int, part: float) -> None:
@@ -331,6 +345,7 @@ class NumberStack:
     def replace_learner(self, index: int, by: int) -> None:
         self.w[:, index] += self.w[:, by]
         self.shares[index] += self.shares[by]
+        self.lasting[index] += self.lasting[by]
         for covariance in self.covariance:
             covariance[index, :] = covariance[by, :]
             covariance[:, index] = covariance[:, by]
@@ -344,17 +359,24 @@ class NumberStack:
         self.covariance = np.insert(np.insert(self.covariance, n, 0.0, axis=1), n, 0.0, axis=2)
         self.covariance[:, n, n] = 1.0 / PRIOR
         self.shares = enlarged(self.shares, (n + 1,))
+        self.lasting = enlarged(self.lasting, (n + 1,))
         self.set_aside = enlarged(self.set_aside, (n + 1,))
         self.title.add_learner()
 
     def trust(self, n: int) -> State:
-        return {"w": self.w[:, [*range(n), -1]], "shares": self.shares[:n].copy(), "top": self.top.copy()}
+        return {
+            "w": self.w[:, [*range(n), -1]],
+            "shares": self.shares[:n].copy(),
+            "top": self.top.copy(),
+            "lasting": self.lasting[:n].copy(),
+        }
 
     def restore_trust(self, n: int, trust: State) -> None:
         self.w[:, n:-1] = 0.0
         self.w[:, [*range(n), -1]] = trust["w"]
         restore_shares(self.shares, n, trust["shares"])
         self.top = trust["top"].copy()
+        restore_shares(self.lasting, n, trust["lasting"])
 
     def habits(self, n: int) -> tuple[list[Habits], Habits]:
         # Weights and shares of other streams were no better to begin with than none.

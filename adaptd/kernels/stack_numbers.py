@@ -21,9 +21,20 @@ from adaptd.kernels.mixing import (
 )
 
 # Strength of the prior in recursive least squares, in rows of one unit of error.
-PRIOR = 3.0
+PRIOR = 5.0
 # From this error on, in the same unit, least squares turns into least absolute deviations.
 KNEE = 1.0
+# The lasting shares: part dealt out anew each row, and factor on the losses. What 50 rows cannot tell apart
+# 1,000 rows can, and until then several learners together err less than one.
+LASTING_SHARE = 0.001
+LASTING_RATE = 0.5
+# How much of the blend's distance from the lasting centre is right: what is thought of it at the start, for
+# how many rows of one unit of distance that counts, and the fading factor of these rows.
+WORTH_START = 0.5
+WORTH_PRIOR = 3.0
+WORTH_FADING = 0.999
+# Shares to begin with of the two answers: the blend as it is, and held back to what it was worth.
+ANSWERS_START = (0.1, 0.9)
 
 
 @subkernel
@@ -81,11 +92,24 @@ def start_over(w, covariance):
 
 
 @subkernel
-def _explain(said, inputs, x, scale, w, top, shares, mass, awake, part):
+def _weigh(worth, apart, miss, importance):
+    """One least-squares step of `worth` [2]: the part of `apart` that is right, and what is known of it.
+
+    `apart` is how far the blend lies from the lasting centre, `miss` what the held-back answer missed by,
+    both in units of error.
+    """
+    apart = min(max(apart, -ERROR_MAX), ERROR_MAX)
+    miss = min(max(miss, -ERROR_MAX), ERROR_MAX)
+    worth[1] = WORTH_PRIOR + WORTH_FADING * (worth[1] - WORTH_PRIOR) + importance * apart * apart
+    worth[0] = min(max(worth[0] + importance * apart * miss / worth[1], 0.0), 1.0)
+
+
+@subkernel
+def _explain(said, inputs, x, scale, w, top, shares, mass, lasting, lasting_mass, trust, awake, part):
     """Fill `part` [n_learners + 1]: what each learner brings to the number that is said.
 
-    That is its share in the centre and its correction of it; the last entry is the constants, and what
-    was cut off where a member left the range of the targets.
+    That is its share in the two centres and its correction of the first; the last entry is the constants,
+    and what was cut off where a member left the range of the targets.
     """
     n_learners = part.shape[0] - 1
     part[n_learners] = said
@@ -95,13 +119,15 @@ def _explain(said, inputs, x, scale, w, top, shares, mass, awake, part):
             correction = 0.0
             for k in range(w.shape[0]):
                 correction += top[k] * w[k, n]
-            part[n] = shares[n] / mass * inputs[n] + scale * correction * x[n]
+            part[n] = trust * (shares[n] / mass * inputs[n] + scale * correction * x[n])
+            part[n] += (1.0 - trust) * lasting[n] / lasting_mass * inputs[n]
         part[n_learners] -= part[n]
 
 
 @kernel(
     "void(f8[:,:,::1], f8[::1], u1[::1], f8[::1], f8[:,::1], f8[:,::1], f8, b1, f8[::1], f8[:,::1],"
-    "f8[:,:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8, i8[::1])",
+    "f8[:,:,::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[::1], f8[:,::1], i8,"
+    "i8[::1])",
     allocates=True,
 )
 def walk_numbers(
@@ -118,6 +144,9 @@ def walk_numbers(
     covariance,
     shares,
     top,
+    lasting,
+    worth,
+    answers,
     seen,
     means,
     counts,
@@ -134,24 +163,31 @@ def walk_numbers(
     awake = np.ones(n_learners + 1, np.bool_)
     everyone = np.ones(n_mixers + 1, np.bool_)
     step = np.zeros(n_learners + 1)
+    both = np.ones(2, np.bool_)
     explained = np.zeros(n_mixers)
     members = np.zeros(n_mixers + 1)
     losses = np.zeros(n_learners)
     bounded = np.zeros(n_learners)
     member_losses = np.zeros(n_mixers + 1)
+    answer_losses = np.zeros(2)
     for i in range(n_rows):
         scale = seen[0] if seen[0] > 0.0 else 1.0
         low, high = reach(seen)
         mass = 0.0
         centre = 0.0
+        lasting_mass = 0.0
+        lasting_centre = 0.0
         for n in range(n_learners):
             awake[n] = math.isfinite(p[n, i, 0])
             if awake[n]:
                 inputs[n] = min(max(p[n, i, 0], low), high)
                 mass += shares[n]
                 centre += shares[n] * inputs[n]
+                lasting_mass += lasting[n]
+                lasting_centre += lasting[n] * inputs[n]
         if mass > 0.0:
             centre /= mass
+            lasting_centre /= lasting_mass
             for n in range(n_learners):
                 x[n] = 0.0
                 if awake[n]:
@@ -162,14 +198,20 @@ def walk_numbers(
                 for a in range(n_learners + 1):
                     explained[k] += w[k, a] * x[a]
                 members[k] = min(max(centre + scale * explained[k], low), high)
+            blend = 0.0
+            for k in range(n_mixers + 1):
+                blend += top[k] * members[k]
+            held_back = lasting_centre + worth[0] * (blend - lasting_centre)
         if op[i] & PREDICT:
             out[i, 0] = np.nan
             if mass > 0.0:
-                out[i, 0] = 0.0
-                for k in range(n_mixers + 1):
-                    out[i, 0] += top[k] * members[k]
+                out[i, 0] = answers[0] * blend + answers[1] * held_back
                 if parts.shape[0] > 0:
-                    _explain(out[i, 0], inputs, x, scale, w, top, shares, mass, awake, parts[i])
+                    trust = answers[0] + answers[1] * worth[0]
+                    _explain(
+                        out[i, 0], inputs, x, scale, w, top, shares, mass, lasting, lasting_mass, trust,
+                        awake, parts[i],
+                    )  # fmt: skip
         if not op[i] & LEARN:
             continue
         rows[0] += 1
@@ -187,6 +229,13 @@ def walk_numbers(
                         importance /= max(abs(error), KNEE)
                     turn = rows[0] % (n_learners + 1)
                     _regress(w[k], covariance[k], x, error, forgetting[k], importance, awake, turn, step)
+                error = (y[i] - held_back) / scale
+                importance = gain if squared else gain / max(abs(error), KNEE)
+                _weigh(worth, (blend - lasting_centre) / scale, error, importance)
+            answer_losses[0] = sized((y[i] - blend) / scale, squared)
+            answer_losses[1] = sized((y[i] - held_back) / scale, squared)
+            reward(answers, both, answer_losses, gain)
+            share_out(answers, MEMBER_SHARE)
             for k in range(n_mixers + 1):
                 member_losses[k] = 0.5 * sized((y[i] - members[k]) / scale, squared)
             reward(top, everyone, member_losses, gain)
@@ -198,6 +247,8 @@ def walk_numbers(
                     bounded[n] = min(abs(error) / 4.0, 1.0)
             reward(shares, awake[:n_learners], losses, gain)
             share_out(shares, share_rate)
+            reward(lasting, awake[:n_learners], losses, LASTING_RATE * gain)
+            share_out(lasting, LASTING_SHARE)
             note_losses(means, counts, awake[:n_learners], bounded)
             gather_evidence(evidence, champion, awake[:n_learners], bounded)
             note_scale(seen, miss)
