@@ -67,25 +67,41 @@ def rescale(rows, filled, is_category, scales):
 
 
 @subkernel(inline=True)
-def insert(distance, slot, found, distances, slots):
-    """Put a row into the ascending list; of equal distances the first one stays before."""
-    place = min(found, distances.size - 1)
-    while place > 0 and distances[place - 1] > distance:
-        distances[place] = distances[place - 1]
-        slots[place] = slots[place - 1]
-        place -= 1
-    distances[place] = distance
-    slots[place] = slot
+def insert(distance, slot, distances, slots):
+    """Put a row into the ascending list; of equal distances the first one stays before.
+
+    Each place takes its own, the one before or the new one: without a search the compiler works on many at
+    once.
+    """
+    for place in range(distances.size - 1, 0, -1):
+        own, before = distances[place], distances[place - 1]
+        mine = slot if own > distance else slots[place]
+        slots[place] = slots[place - 1] if before > distance else mine
+        distances[place] = max(before, min(own, distance))
+    if distances[0] > distance:
+        distances[0] = distance
+        slots[0] = slot
 
 
 @subkernel
 def nearest(
-    query, is_category, category_distance, scaled, absent, newest, visits, distances, slots, found, sums
+    query,
+    is_category,
+    category_distance,
+    scaled,
+    absent,
+    newest,
+    visits,
+    distances,
+    slots,
+    found,
+    sums,
+    near_rows,
 ):
     """Fill the lists of the nearest rows, ascending; the last one over all rows.
 
     distances (squared), slots: [parts, wanted]; found: [parts]. visits: blocks of each part, ascending;
-    those before the last are the newest rows only.
+    those before the last are the newest rows only. sums, near_rows: scratch [64].
     """
     n_blocks, n_features, _ = scaled.shape
     last = found.size - 1
@@ -93,6 +109,8 @@ def nearest(
     limit = np.float32(np.inf)
     for part in range(found.size):
         found[part] = 0
+    for i in range(wanted):
+        distances[last, i] = np.inf
     part = 0
     # From the newest block backwards. Its rows after `newest` are the oldest ones: they come in a last visit.
     for visit in range(n_blocks + 1):
@@ -145,9 +163,14 @@ def nearest(
             near += sums[r] < limit
         if near == 0:
             continue
+        # Which rows these are cannot be foretold: listed first, they cost no wrong guesses.
+        hits = 0
         for r in range(start, stop):
+            near_rows[hits] = r
+            hits += sums[r] < limit
+        for h in range(hits):
+            r = near_rows[h]
             if sums[r] < limit:
-                insert(sums[r], b * 64 + r, found[last], distances[last], slots[last])
+                insert(sums[r], b * 64 + np.int64(r), distances[last], slots[last])
                 found[last] = min(found[last] + 1, wanted)
-                if found[last] == wanted:
-                    limit = distances[last, wanted - 1]
+                limit = distances[last, wanted - 1]

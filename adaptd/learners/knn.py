@@ -314,9 +314,10 @@ def _step(
     query = np.zeros(n_features, dtype=np.float32)
     wanted = min(neighbours[n_sizes - 1], window)
     distances = np.zeros((n_parts, wanted), dtype=np.float32)
-    slots = np.zeros((n_parts, wanted), dtype=np.int64)
+    slots = np.zeros((n_parts, wanted), dtype=np.uint32)
     found = np.zeros(n_parts, dtype=np.int64)
     sums = np.zeros(64, dtype=np.float32)
+    near_rows = np.zeros(64, dtype=np.uint32)
     logs = np.zeros((n_parts, n_sizes, classes.size))
     shares = np.zeros((n_parts, n_sizes, classes.size))
     mixture = np.zeros(classes.size)
@@ -344,6 +345,7 @@ def _step(
                 slots,
                 found,
                 sums,
+                near_rows,
             )
             for s in range(n_parts):
                 if classifies:

@@ -305,6 +305,7 @@ def _step(
     n_parts = visits.shape[0]
     query = np.zeros(n_features, dtype=np.float32)
     sums = np.zeros(64, dtype=np.float32)
+    near_rows = np.zeros(64, dtype=np.uint32)
     distances = np.zeros((n_parts, k), dtype=np.float32)
     slots = np.zeros((n_parts, k), dtype=np.int64)
     found = np.zeros(n_parts, dtype=np.int64)
@@ -329,11 +330,11 @@ def _step(
             newest = (counters[LEARNED] - 1) % window
             nearest(
                 query, is_category, category_distance, scaled, absent, newest, visits, distances, slots,
-                found, sums,
+                found, sums, near_rows,
             )  # fmt: skip
             nearest(
                 query, is_category, category_distance, long_scaled, long_absent, long_newest, long_visits,
-                long_distances, long_slots, long_found, sums,
+                long_distances, long_slots, long_found, sums, near_rows,
             )  # fmt: skip
             for s in range(n_parts + 2):
                 for c in range(n_classes):
