@@ -18,6 +18,8 @@ compile.
 
 import math
 
+import numpy as np
+
 from adaptd.kernels.compile import kernel, subkernel
 from adaptd.kernels.random import next_normal, next_uniform
 
@@ -292,13 +294,13 @@ def sum_codes(totals, order, n, n_all, bins, feature, gradients, options):
         totals[place, 0] = totals[place, 1] = 0.0
     # A window that is drawn whole leaves no others.
     is_by_others = options[OTHERS] > 0.0 and n < n_all
-    for i in range(n if is_by_others else 0, n_all if is_by_others else n):
-        row = order[i]
-        place = int(bins[feature, row])
-        totals[place, 0] += gradients[row, 0]
-        totals[place, 1] += gradients[row, 1]
-    for i in range(n if is_by_others else 0):
-        totals[int(bins[feature, order[i]]), 1] += TRACE
+    of = bins[feature]
+    for row in order[n:n_all] if is_by_others else order[:n]:
+        totals[of[row], 0] += gradients[row, 0]
+        totals[of[row], 1] += gradients[row, 1]
+    if is_by_others:
+        for row in order[:n]:
+            totals[of[row], 1] += TRACE
 
 
 @subkernel
@@ -353,9 +355,10 @@ def fill_histogram(histograms, leaf, order, start, count, bins, features, ranks,
 
     near: scratch [rows, 2], the stretch's own gradients.
     """
+    stretch = order[start : start + count]
     for i in range(count):
-        near[i, 0] = gradients[order[start + i], 0]
-        near[i, 1] = gradients[order[start + i], 1]
+        near[i, 0] = gradients[stretch[i], 0]
+        near[i, 1] = gradients[stretch[i], 1]
     for s in range(features.shape[0]):
         feature = features[s]
         place = plan[feature, PLACE]
@@ -367,12 +370,12 @@ def fill_histogram(histograms, leaf, order, start, count, bins, features, ranks,
         if place >= 0:
             rank = ranks[tree, place]
             for i in range(count):
-                b = rank[of[order[start + i]]]
+                b = rank[of[stretch[i]]]
                 sums[b, 0] += near[i, 0]
                 sums[b, 1] += near[i, 1]
         else:
             for i in range(count):
-                b = of[order[start + i]]
+                b = of[stretch[i]]
                 sums[b, 0] += near[i, 0]
                 sums[b, 1] += near[i, 1]
 
@@ -419,20 +422,22 @@ def part_rows(order, spare, start, count, record, bins, feature, ranks, tree, pl
     Both sides are written and one counts: which way a row goes cannot be foretold, and a wrong guess of the
     processor costs more than a write.
     """
-    n_left = 0
+    # Stretches and unsigned numbers: of any other index it is asked whether it counts from the end.
+    n_left = np.uint32(0)
     place = plan[feature, PLACE]
     of = bins[feature]
+    stretch = order[start : start + count]
     missing_left = record[MISSING_LEFT] == 1.0
     last = int(record[BIN])
     for i in range(count):
-        row = order[start + i]
+        row = stretch[i]
         b = int(of[row]) if place < 0 else int(ranks[tree, place, of[row]])
-        order[start + n_left] = row
-        spare[i - n_left] = row
-        n_left += (b <= last) & ((b > 0) | missing_left)
+        stretch[n_left] = row
+        spare[np.uint32(i - n_left)] = row
+        n_left += np.uint32((b <= last) & ((b > 0) | missing_left))
     for i in range(count - n_left):
-        order[start + n_left + i] = spare[i]
-    return n_left
+        stretch[n_left + i] = spare[i]
+    return int(n_left)
 
 
 @subkernel
@@ -564,8 +569,7 @@ def settle(tree, leaves, targets, weights, scores, values, leaf_of, options, ord
         stop = start + int(records[leaf, COUNT])
         for k in range(n_scores):
             sums[0, k] = sums[1, k] = 0.0
-        for i in range(start, stop):
-            row = order[i]
+        for row in order[start:stop]:
             label = -1 if options[OWN] > 0.0 else int(targets[row])
             for k in range(n_scores):
                 sums[0, k] += weights[row] * slopes[row, k]
@@ -584,8 +588,7 @@ def settle(tree, leaves, targets, weights, scores, values, leaf_of, options, ord
                 values[tree, leaf, m] = step
         for part in range(2):
             start = int(records[leaf, REST_START if part else START])
-            for i in range(start, start + int(records[leaf, REST_COUNT if part else COUNT])):
-                row = order[i]
+            for row in order[start : start + int(records[leaf, REST_COUNT if part else COUNT])]:
                 leaf_of[tree, row] = leaf
                 for k in range(n_scores):
                     scores[row, k] += values[tree, leaf, k]
