@@ -5,6 +5,7 @@ of its next block: there they are asked before anything of it is learned. Where 
 the pool to themselves.
 """
 
+import functools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,17 +17,22 @@ if TYPE_CHECKING:
     from adaptd.engine import Lane
 
 
+@functools.lru_cache
+def only_asking(n: int) -> tuple[Floats, Bytes, Floats]:
+    """Labels, operations and weights of rows that are only asked for; nobody writes to them."""
+    return np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
+
+
 class Asked:
     """Rows that are asked for, and what is said of them."""
 
     def __init__(self, lane: "Lane", reads: list[Rows]) -> None:
         self.ids = [identifier for rows in reads for identifier in rows.ids]
         # Columns and texts never met are missing.
-        self.x = np.vstack([lane.schema.encode_known(rows) for rows in reads])
+        self.x = np.concatenate([lane.schema.encode_known(rows) for rows in reads])
         self.lags = lane.lags.now(len(self.x))
         self.layout = lane.layout
-        n = len(self.x)
-        self.operations = np.full(n, np.nan), np.full(n, PREDICT, np.uint8), np.ones(n)
+        self.operations = only_asking(len(self.x))
         self.block: tuple[Floats, Bytes, Floats] | None = None
         """Their operations and then those of the block that they go along with."""
         self.predictions: Floats = np.empty((0, 0, 0))

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from adaptd import config as configuration
 from adaptd.contracts import LEARN, PREDICT, Bytes, Floats, Ints, Layout, Learner, State, Vitals
 from adaptd.errors import ConfigError
-from adaptd.kernels.blocks import silence
+from adaptd.kernels.blocks import silence, thin
 from adaptd.kernels.category_effects import FEW_CODES
 from adaptd.lags import lagged
 
@@ -187,8 +187,9 @@ class Pool:
         told = op & np.uint8(PREDICT) if slot.frozen else op
         try:
             if slot.stride > 1:
-                # Who works on some rows only is asleep on the most.
-                told = np.hstack([np.zeros(n_asked, np.uint8), thinned(slot, told[n_asked:])])
+                # Who works on some rows only is asleep on the most, and on those who only ask.
+                wanted, told = told, np.empty_like(told)
+                slot.asked_rows = thin(wanted, n_asked, slot.is_place, slot.stride, slot.asked_rows, told)
                 step_on(slot.learner, np.flatnonzero(told), x, y, told, weight, out)
             else:
                 slot.learner.step(x, y, told, weight, out)
@@ -408,19 +409,6 @@ class Pool:
     def close(self) -> None:
         if self.workers is not None:
             self.workers.shutdown()
-
-
-def thinned(slot: Slot, op: Bytes) -> Bytes:
-    """`op` with PREDICT left on every `stride`-th row that asks, and counts these rows.
-
-    Who rests, and is in no place, learns on these only too.
-    """
-    counted = (op & np.uint8(PREDICT) != 0) if slot.is_place else op != 0
-    asked = slot.asked_rows + np.cumsum(counted, dtype=np.int64)
-    if len(asked):
-        slot.asked_rows = int(asked[-1]) % slot.stride
-    skipped = counted & (asked % slot.stride != 0)
-    return np.where(skipped, op & np.uint8(LEARN if slot.is_place else 0), op).astype(np.uint8)
 
 
 def step_on(learner: Learner, at: Ints, x: Floats, y: Floats, op: Bytes, weight: Floats, out: Floats) -> None:

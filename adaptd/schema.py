@@ -108,9 +108,11 @@ class Schema:
             if self.config.types.get(name) == "ignore":
                 continue
             kind = self.kinds.get(name)
-            if kind is not None:
+            if name in known:
+                columns[name], first = self._taken(name, column), None
+            elif kind is not None:
                 converted = columns[name] = self._converted(name, column, kind)
-                first = None if name in known else first_place(converted)
+                first = first_place(converted)
             else:
                 first = first_usable(column)
                 if first is None:
@@ -127,7 +129,7 @@ class Schema:
             else:
                 x[:, j] = codes = self._encoded(name, columns[name])
                 events += self._raised(j, codes)
-        return self._segments(x, capacities, events)
+        return self._segments(self._bounded(x), capacities, events)
 
     def encode_known(self, rows: Rows) -> Floats:
         """[n, features] of the columns known so far; changes nothing. A text without a code is missing."""
@@ -136,13 +138,14 @@ class Schema:
         for j, name in enumerate(self.names):
             if name not in rows.columns:
                 continue
-            column = self._converted(name, rows.columns[name], self.kinds[name])
+            column = self._taken(name, rows.columns[name])
             if self.kinds[name] == NUMBER:
                 x[:, j] = column
                 continue
             known = self._codes[name]
             codes = np.array([known.get(text, math.nan) for text in column], dtype=np.float64)
             x[:, j] = np.where(codes < self._capacities[j], codes, np.nan)
+        x = self._bounded(x)
         self.counts = counts
         return x
 
@@ -191,6 +194,13 @@ class Schema:
             self._capacities.append(capacity)
         return events
 
+    def _taken(self, name: str, column: Column) -> Floats | list[str | None]:
+        """As `_converted`, of a known column; but an array of numbers is bounded later, with all others."""
+        kind = self.kinds[name]
+        if kind == NUMBER and isinstance(column, np.ndarray):
+            return column
+        return self._converted(name, column, kind)
+
     def _converted(self, name: str, column: Column, kind: int) -> Floats | list[str | None]:
         """Numbers, or the texts of categories; what cannot be taken is missing and counted."""
         return self._numbers(column, name in self._told) if kind == NUMBER else self._texts(column)
@@ -200,6 +210,10 @@ class Schema:
             values = column
         else:
             values = np.array([self._number(value, told) for value in column], dtype=np.float64)
+        return self._bounded(values)
+
+    def _bounded(self, values: Floats) -> Floats:
+        """Infinite ones are missing, those beyond `VALUE_MAX` clipped, and both counted."""
         large = np.abs(values) > VALUE_MAX
         if large.any():
             infinite = np.isinf(values)

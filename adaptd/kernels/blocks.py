@@ -2,6 +2,7 @@
 
 import math
 
+from adaptd.contracts import LEARN, PREDICT
 from adaptd.kernels.compile import kernel
 
 
@@ -23,6 +24,22 @@ def silence(out, op):
             asleep += op[t] & 1
         asked += op[t] & 1
     return asked, asleep
+
+
+@kernel("i8(u1[::1], i8, b1, i8, i8, u1[::1])")
+def thin(op, n_asked, is_place, stride, counted, told):
+    """Write `op` to `told`: PREDICT on every `stride`-th row that asks only, the first `n_asked` left out.
+
+    Who rests, and is in no place, learns on these rows only too. counted: such rows so far, modulo `stride`;
+    gives what that is behind the block.
+    """
+    for t in range(len(op)):
+        told[t] = op[t] if t >= n_asked else 0
+        if told[t] & PREDICT or (told[t] and not is_place):
+            counted = (counted + 1) % stride
+            if counted > 0:
+                told[t] &= LEARN if is_place else 0
+    return counted
 
 
 # Columns that a lagged learner gets, and how fast the two fading means forget.
