@@ -15,7 +15,7 @@ Features are never independent, so that plain naive Bayes is far too sure of its
 all classes, from 0.02 to 2) follows the gradient of the log loss. Missing values are left out of the sum.
 Use it when: there are few labels, many features, or many categories; it needs tens of rows, not thousands.
 Do not use it when: classes differ by how features go together; a tree or `knn` sees that.
-Cost: O(D K) a row (about 1 microsecond for 8 features and 2 classes); 40 D K bytes and 8 K for each value
+Cost: O(D K) a row (about 0.2 microseconds for 8 features and 2 classes); 40 D K bytes and 8 K for each value
 of a category.
 Reference: John and Langley, "Estimating continuous distributions in Bayesian classifiers" (1995).
 """

@@ -12,7 +12,7 @@ and by the same rule each new row takes what contradicts it out of the long-term
 that is full is halved: each row is merged with the nearest of its class among the next `MERGED_AMONG`.
 Use it when: neighbours tell the class, and old concepts come back or hold on in parts of the space.
 Do not use it when: most features mean nothing. `knn` mixes more numbers of neighbours.
-Cost: O((window + long_term) D) a row, about 20 microseconds for 8 features; 12 (window + long_term) D bytes.
+Cost: O((window + long_term) D) a row, about 8 microseconds for 8 features; 12 (window + long_term) D bytes.
 Reference: Losing, Hammer, Wersing, "KNN classifier with self adjusting memory for heterogeneous concept
 drift" (ICDM 2016), with mixing in place of choosing, marks in place of cleaning, merging in place of k-means.
 """
