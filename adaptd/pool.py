@@ -197,16 +197,14 @@ class Pool:
             slot.failed = f"{type(error).__name__}: {error}"
             # Where in a block it failed must not show: the counts end with it.
             slot.has_learned, slot.asleep_rows, slot.predicted_rows = False, 0, 0
-            silence(out, op)
+            silence(out, op, 0)
             return
-        if n_asked:
-            silence(out[:n_asked], told[:n_asked])
-        asked, asleep = silence(out[n_asked:], told[n_asked:])
+        asked, asleep = silence(out, told, n_asked)
         if not slot.has_learned:
             lessons = np.flatnonzero((told & LEARN != 0) & (weight > 0))
             slot.has_learned = bool(len(lessons))
             first = int(lessons[0]) + 1 if slot.has_learned else len(told)
-            asked, asleep = silence(out[first:], told[first:])
+            asked, asleep = silence(out, told, first)
         slot.predicted_rows += asked
         slot.asleep_rows += asleep
         slot.seconds += 0.1 * ((time.perf_counter() - start) / len(op) - slot.seconds)
@@ -229,7 +227,7 @@ class Pool:
             # A guest that raises here raises on the stream too, where it counts.
             with contextlib.suppress(Exception):
                 slot.learner.step(after_lags if slot.lagged else x, y, op, weight, out)
-            silence(out, op)
+            silence(out, op, 0)
         return predictions
 
     def add_place(self, name: str) -> None:

@@ -64,7 +64,7 @@ class Student:
         soft, told, weight = self.lessons(y, op, weight, blend)
         numbers = soft[:, 0] if self.layout.task == "regression" else y
         self.learner.teach(x, np.ascontiguousarray(numbers), told, weight, said, soft)
-        silence(said, op)
+        silence(said, op, 0)
         if late is not None:
             if len(self.waiting) < len(labels.row):
                 self.waiting = enlarged(self.waiting, (len(labels.row), self.layout.width), np.nan)
@@ -97,7 +97,7 @@ class Student:
         n = len(x)
         said, op = np.full((n, self.layout.width), np.nan), np.full(n, PREDICT, np.uint8)
         self.learner.step(x, np.full(n, np.nan), op, np.ones(n), said)
-        silence(said, op)
+        silence(said, op, 0)
         return said
 
     def grow(self, layout: Layout) -> None:

@@ -6,11 +6,11 @@ from adaptd.contracts import LEARN, PREDICT
 from adaptd.kernels.compile import kernel
 
 
-@kernel("UniTuple(i8, 2)(f8[:,::1], u1[::1])")
-def silence(out, op):
+@kernel("UniTuple(i8, 2)(f8[:,::1], u1[::1], i8)")
+def silence(out, op, first):
     """Make every prediction row of `out` that is not all finite NaN throughout.
 
-    Gives the number of PREDICTs, and how many of these have such a row.
+    Gives the number of PREDICTs from row `first` on, and how many of these have such a row.
     """
     n, width = out.shape
     asked = asleep = 0
@@ -21,8 +21,9 @@ def silence(out, op):
         if not finite:
             for c in range(width):
                 out[t, c] = math.nan
-            asleep += op[t] & 1
-        asked += op[t] & 1
+        if t >= first and op[t] & PREDICT:
+            asked += 1
+            asleep += 0 if finite else 1
     return asked, asleep
 
 
