@@ -358,6 +358,19 @@ def test_csv_header_and_count_are_state() -> None:
     assert (values(rows.columns["a"]), rows.labels, rows.positions.tolist()) == ([3.0], [b"4"], [2])
 
 
+def test_csv_that_goes_on_in_another_pipe_may_have_its_header_again() -> None:
+    first = csv_decoder.build(csv_decoder.Config(), Fields())
+    first.decode(b"a,b,y\n1,2,3\n", {})
+    for again in (b"a,b,y\n4,5,6\n", b"\n\xef\xbb\xbfb,y,a\r\n5,6,4\n"):
+        second = csv_decoder.build(csv_decoder.Config(), Fields())
+        second.load_state(first.state())
+        rows = second.decode(again, {})
+        assert (values(rows.columns["a"]), values(rows.columns["b"])) == ([4.0], [5.0])
+        assert (rows.labels, rows.positions.tolist()) == ([b"6"], [2])
+        # Only the first line can be one.
+        assert second.decode(b"a,b,y\n", {}).n == 1
+
+
 csv_cells = st.sampled_from(
     ["", "1", "2.5", "x", "true", "NaN", "inf", "1_0", '"a,b"', '"', "007", " 3 ", "ü", "\r"]
 )

@@ -74,6 +74,7 @@ class CsvDecoder:
         self.fields = fields
         self.records = 0
         self.header: list[str] | None = None
+        self._goes_on = False
         # Columns of plain numbers as far as seen: for speed only, and so no part of the state.
         self._numeric: set[str] = set()
         self._values = ValueCache()
@@ -83,6 +84,10 @@ class CsvDecoder:
         """As the protocol says. Raises InputError for a header that cannot be used."""
         if b"\r" in lines:
             lines = lines.replace(b"\r\n", b"\n")
+        if self._goes_on and lines.strip(b"\n"):
+            self._goes_on = False
+            if self._is_header(lines.lstrip(b"\n").partition(b"\n")[0]):
+                self.header = None
         while self.header is None and lines:
             line, _, lines = lines.partition(b"\n")
             if line.strip(b"\r"):
@@ -98,6 +103,14 @@ class CsvDecoder:
     def load_state(self, state: State) -> None:
         self.records = int(state["records"])
         self.header = None if state["header"] is None else list(state["header"])
+        self._goes_on = self.header is not None
+
+    def _is_header(self, line: bytes) -> bool:
+        """Whether it names the same columns: a pipe that goes on where another ended has its own header."""
+        try:
+            return sorted(self._read_header(decoded(line.strip(b"\r")))) == sorted(self.header or ())
+        except InputError:
+            return False
 
     def _plain_rows(self, lines: bytes, kinds: Mapping[str, int]) -> Rows | None:
         """Rows by Arrow's reader; None when anything is not as the last batch lets expect.
