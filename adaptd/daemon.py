@@ -304,7 +304,7 @@ class Daemon:
         if self.inbox.torn is not None:
             self.log.emit(events.InboxTruncated(path=str(self.inbox.torn.path), bytes=self.inbox.torn.bytes))
         self.log.load_state(state["events"])
-        fresh = self.lane.load_state(state["lane"])
+        fresh = reload.resume(self.lane, state["lane"])
         self.source.seek(state["source"])
         self.sink.seek(state["sink"])
         self.dead_letters.seek(state["dead_letters"])

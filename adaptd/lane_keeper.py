@@ -18,7 +18,7 @@ import msgspec
 from confluent_kafka import KafkaError, KafkaException
 
 from adaptd import config as configuration
-from adaptd import events, kafka_client
+from adaptd import events, kafka_client, reload
 from adaptd.checkpoint_objects import CheckpointObjects, Pending, Saved
 from adaptd.contracts import State
 from adaptd.engine import Lane
@@ -201,7 +201,7 @@ class LaneKeeper:
                     f"{place}: {name} stands at {at} of {topic!r}, behind the committed position "
                     f"{part.committed[topic]}. The group was reset; adaptd cannot unlearn. {FRESH}"
                 )
-        part.lane.load_state(state["lane"])
+        reload.resume(part.lane, state["lane"])
         part.checkpoint, part.saved, part.published = name, dict(part.positions), found
 
     def named(self, committed: dict[str, tuple[int, str]]) -> Named:

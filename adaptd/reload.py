@@ -4,15 +4,18 @@ Some keys are taken at once, since no prediction depends on them. Those of the l
 take effect at a control point, after a checkpoint that holds them is durable. All others need a restart.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from adaptd import challengers, memory, pool, rates, student
 from adaptd import config as configuration
 from adaptd.config import Config
-from adaptd.contracts import CATEGORY, Layout
+from adaptd.contracts import CATEGORY, Layout, State
 from adaptd.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from adaptd.engine import Lane
 
 # Keys, or sections with all that is in them.
 LANE_KEYS = (
@@ -84,6 +87,17 @@ def check_schema(config: Config, layout: Layout, told: dict[str, Any], names: li
                 f"{key} must be {former!r} as in the checkpoint; got {now!r}. "
                 "Keep it, or start fresh in another checkpoint.directory."
             )
+
+
+def resume(lane: "Lane", state: State) -> list[str]:
+    """As `Lane.load_state`, with what a checkpoint holds; CheckpointError too where it lacks something."""
+    try:
+        return lane.load_state(state)
+    except KeyError as error:
+        raise CheckpointError(
+            f"the checkpoint lacks {error}: another version of adaptd wrote it. Run that one, or choose "
+            "another checkpoint directory to start anew."
+        ) from error
 
 
 def rehearse(old: Config, new: Config, task: str) -> None:

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from adaptd import pool
+from adaptd import pool, reload
+from adaptd.errors import CheckpointError
+from tests import streams
 from tests.lanes import Bench
 from tests.test_controller_contract import labelled, make, walk
 
@@ -47,3 +49,16 @@ def test_what_proves_right_after_a_thousand_rows_of_noise_is_heard_within_fifty(
     late = slice(noise + 50, noise + signal)
     best = np.abs(said[:, late] - y[late]).mean(axis=1).min()
     assert np.abs(out[late] - y[late]).mean() < 0.5 * best
+
+
+def test_a_checkpoint_from_before_the_lasting_shares_goes_on():
+    lane = Bench().feed(streams.numbers(300)).lane
+    state = lane.state()
+    for name in ("lasting", "worth", "answers"):
+        del state["controller"]["state"][name]
+    later = Bench()
+    assert reload.resume(later.lane, state) == []
+    assert np.isfinite(later.feed(streams.numbers(400)[300:]).values).all()
+    del state["scores"]
+    with pytest.raises(CheckpointError, match="lacks 'scores': another version of adaptd wrote it"):
+        reload.resume(Bench().lane, state)

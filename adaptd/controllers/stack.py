@@ -376,7 +376,7 @@ class NumberStack:
         self.w[:, [*range(n), -1]] = trust["w"]
         restore_shares(self.shares, n, trust["shares"])
         self.top = trust["top"].copy()
-        restore_shares(self.lasting, n, trust["lasting"])
+        restore_shares(self.lasting, n, trust["lasting" if "lasting" in trust else "shares"])
 
     def habits(self, n: int) -> tuple[list[Habits], Habits]:
         # Weights and shares of other streams were no better to begin with than none.
@@ -392,5 +392,6 @@ class NumberStack:
         return {**pack(self, self._names), "title": self.title.state()}
 
     def load_state(self, state: State) -> None:
-        unpack(self, self._names, state)
+        # A checkpoint may be older than the shares that last and what comes of them: these begin as new.
+        unpack(self, self._names, pack(self, self._names) | state)
         self.title.load_state(state["title"])
