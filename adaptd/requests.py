@@ -39,7 +39,7 @@ PIECE_ROWS_MIN = 16
 ALONG_ROWS = 8
 # Pieces on the way to a control point are equal. They may be so much longer where that saves one: a block
 # more costs more, and where the speed is about the limit its cost would keep it there.
-LONGER = 1.5
+LONGER = 1.25
 # Rows of a first piece, before anything is known about the speed.
 FIRST_PIECE_ROWS = 64
 # Replies and output lines that wait for the input log stay below this.
